@@ -1,0 +1,374 @@
+"""The sample: one question about one video, and the parquet row that carries it through verl.
+
+    annotation files -> Sample -> write_rows -> parquet -> verl's RLHFDataset -> agent loop -> Sample.from_row
+
+This is the only place that knows the row's columns. A `Sample` checks itself when it is made, so a row is checked
+when it is written and again when it is read. A row holds text, times and a path, never pixels: verl decodes a
+`videos` column in its driver, while an episode picks its frames itself.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal, overload
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+AGENT_NAME = "video_mtr"
+ABILITY = "video_qa"
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+QUESTION_TYPES = ("multiple_choice", "numeric", "free_text")
+QuestionType = Literal["multiple_choice", "numeric", "free_text"]
+
+SCHEMA = pa.schema(
+    [
+        ("data_source", pa.string()),
+        ("prompt", pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))),
+        ("ability", pa.string()),
+        ("reward_model", pa.struct([("style", pa.string()), ("ground_truth", pa.string())])),
+        ("agent_name", pa.string()),
+        (
+            "extra_info",
+            pa.struct(
+                [
+                    ("index", pa.int64()),
+                    ("split", pa.string()),
+                    ("sample_id", pa.string()),
+                    ("video", pa.string()),
+                    ("duration_seconds", pa.float64()),
+                    ("question", pa.string()),
+                    ("options", pa.list_(pa.string())),
+                    ("answer", pa.string()),
+                    ("question_type", pa.string()),
+                    ("segments", pa.list_(pa.list_(pa.float64()))),
+                    ("groups", pa.string()),
+                    ("metadata", pa.string()),
+                ]
+            ),
+        ),
+    ]
+)
+"""Every file has exactly these types, so that verl can concatenate files whose first rows have no segments or options.
+`groups` and `metadata` are JSON text: as structs, each source's own keys would make a schema of its own."""
+
+_CONTROL_TOKEN = re.compile(r"<\|[A-Za-z0-9_]+\|>")
+_URL = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*://")
+_TIME_TOLERANCE_SECONDS = 1e-6
+
+
+class SampleError(ValueError):
+    """A sample, a row or a file of rows breaks the schema."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """One question about one video, with what is known about where its evidence lies.
+
+    Raises:
+        SampleError: any field breaks its rule; the message names all broken ones.
+    """
+
+    data_source: str
+    """Dataset name, e.g. `nextgqa`; verl groups its validation metrics by it."""
+    sample_id: str
+    """Unique over all files of a data source; stays the same however files are mixed."""
+    index: int
+    """Position in its file, unique there; verl uses it to tell prompts apart."""
+    split: str
+    """`train`, `val`, `test`, ... ; the reward and the logs read it, as verl does not say when it validates."""
+    video: str
+    """Path relative to the video root (POSIX separators), an absolute path, or a URL."""
+    duration_seconds: float | None = None
+    """Length of the video; None where the source does not say (then there can be no segments)."""
+    question: str
+    """The question alone, without options."""
+    options: tuple[str, ...] = ()
+    """Option texts without letters; empty unless the question is multiple choice."""
+    answer: str
+    """The option's letter for multiple choice, else the number or text."""
+    question_type: QuestionType
+    segments: tuple[tuple[float, float], ...] | None = None
+    """Ground-truth evidence, (start, end) in seconds from the start of the video; None = not annotated."""
+    groups: Mapping[str, str | list[str]] = field(default_factory=dict)
+    """Fields that results are broken down by, e.g. duration class or task."""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    """Anything else worth keeping: licence, original ids, columns of the source."""
+
+    def __post_init__(self) -> None:
+        problems = list(_problems(self))
+        if problems:
+            raise SampleError(f"{'; '.join(problems)}; sample {self.sample_id!r} of {self.data_source!r}")
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> Sample:
+        """Read a row as verl or pyarrow hands it over (dicts; lists, tuples or arrays).
+
+        Raises:
+            SampleError: a column or field is missing, columns contradict each other, or a value breaks its rule.
+        """
+        info = _member(row, "extra_info", where="row")
+        if info is None:
+            raise SampleError("extra_info is empty; expected the sample's fields; rebuild the file with data_prep")
+
+        def get(name: str) -> Any:
+            return _member(info, name, where="extra_info")
+
+        segments, options = get("segments"), get("options")
+        sample = cls(
+            data_source=_member(row, "data_source", where="row"),
+            sample_id=get("sample_id"),
+            index=get("index"),
+            split=get("split"),
+            video=get("video"),
+            duration_seconds=get("duration_seconds"),
+            question=get("question"),
+            options=() if options is None else tuple(options),
+            answer=get("answer"),
+            question_type=get("question_type"),
+            segments=None if segments is None else tuple(tuple(float(t) for t in span) for span in segments),  # type: ignore[misc]
+            groups=_json_object(get("groups"), name="groups"),
+            metadata=_json_object(get("metadata"), name="metadata"),
+        )
+        for column, expected in sample.to_row().items():
+            if column != "extra_info" and _plain(row.get(column)) != expected:
+                raise SampleError(
+                    f"{column}={row.get(column)!r} contradicts extra_info; expected {expected!r}; "
+                    f"sample {sample.sample_id!r}; edit samples through Sample.to_row, not column by column"
+                )
+        return sample
+
+    def to_row(self) -> dict[str, Any]:
+        """Return the row in verl's columns; `prompt` holds text only."""
+        return {
+            "data_source": self.data_source,
+            "prompt": [{"role": "user", "content": question_text(self)}],
+            "ability": ABILITY,
+            "reward_model": {"style": "rule", "ground_truth": self.answer},
+            "agent_name": AGENT_NAME,
+            "extra_info": {
+                "index": self.index,
+                "split": self.split,
+                "sample_id": self.sample_id,
+                "video": self.video,
+                "duration_seconds": self.duration_seconds,
+                "question": self.question,
+                "options": list(self.options),
+                "answer": self.answer,
+                "question_type": self.question_type,
+                "segments": None if self.segments is None else [list(span) for span in self.segments],
+                "groups": json.dumps(dict(self.groups), ensure_ascii=False, sort_keys=True),
+                "metadata": json.dumps(dict(self.metadata), ensure_ascii=False, sort_keys=True),
+            },
+        }
+
+
+def question_text(sample: Sample) -> str:
+    """Return the question followed by one line `A. text` per option."""
+    lines = [f"{letter}. {text}" for letter, text in zip(LETTERS, sample.options, strict=False)]
+    return "\n".join([sample.question, *lines])
+
+
+def write_rows(path: str | os.PathLike[str], samples: Iterable[Sample]) -> Path:
+    """Write samples to a parquet file, whole or not at all (written beside, then renamed).
+
+    Raises:
+        SampleError: there are no samples, or two share an index or an id.
+    """
+    path = Path(path)
+    samples = list(samples)
+    if not samples:
+        raise SampleError(f"no samples to write; expected at least one; {path}; check the filters and their counts")
+    _check_unique(samples, path=path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        pq.write_table(pa.Table.from_pylist([s.to_row() for s in samples], schema=SCHEMA), beside)
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+    return path
+
+
+def read_rows(path: str | os.PathLike[str]) -> list[Sample]:
+    """Read a parquet file of samples, every row checked.
+
+    Raises:
+        SampleError: the file is missing or not parquet, its columns differ from `SCHEMA`, it is empty, or a row
+            breaks a rule; the message names file and row.
+    """
+    samples = []
+    for row_idx, row in enumerate(load_rows(path)):
+        try:
+            samples.append(Sample.from_row(row))
+        except SampleError as error:
+            raise SampleError(f"{error}; {path}, row {row_idx}") from error
+    _check_unique(samples, path=Path(path))
+    return samples
+
+
+def load_rows(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """Read a parquet file's rows as dicts; the columns are checked, the values are not.
+
+    Raises:
+        SampleError: the file is missing, not parquet, empty, or has other columns than `SCHEMA`.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise SampleError(f"no such file; expected a parquet file of samples; {path}; make one with data_prep")
+    try:
+        table = pq.ParquetFile(path).read()
+    except (pa.ArrowInvalid, OSError) as error:
+        raise SampleError(
+            f"not a readable parquet file ({error}); expected a file made by data_prep; {path}"
+        ) from error
+    missing = [name for name in SCHEMA.names if name not in table.column_names]
+    if missing:
+        raise SampleError(
+            f"columns {missing} are not there; expected {SCHEMA.names}; {path}; rebuild it with data_prep"
+        )
+    extra = [name for name in table.column_names if name not in SCHEMA.names]
+    if extra:
+        # verl copies every column over the trajectory's own fields, so a stray `num_turns` would replace the real one.
+        raise SampleError(f"unknown columns {extra}; expected only {SCHEMA.names}; {path}; move them into metadata")
+    if table.num_rows == 0:
+        raise SampleError(f"no rows; expected at least one; {path}; check the filters that made it")
+    return table.to_pylist()
+
+
+@overload
+def resolve_video(
+    video: str, root: str | os.PathLike[str] | None = ..., *, allow_urls: Literal[False] = False
+) -> Path: ...
+@overload
+def resolve_video(video: str, root: str | os.PathLike[str] | None = ..., *, allow_urls: bool) -> Path | str: ...
+def resolve_video(video: str, root: str | os.PathLike[str] | None = None, *, allow_urls: bool = False) -> Path | str:
+    """Return where a sample's video lies; a row must not be able to name files outside the root.
+
+    Links inside the root are followed: whoever owns the root put them there.
+
+    Args:
+        video: `Sample.video`.
+        root: the configured video directory; None allows absolute paths only, wherever they point.
+        allow_urls: hand a URL back unchanged instead of refusing it.
+    Raises:
+        SampleError: the path leaves the root, needs a root that is not set, or is a URL and URLs are not allowed.
+    """
+    if _URL.match(video):
+        if allow_urls:
+            return video
+        raise SampleError(f"{video=} is a URL; expected a local path; download it first, or allow URLs")
+    path = PurePosixPath(video)
+    if not video or "\0" in video or ".." in path.parts:
+        raise SampleError(f"{video=} is not usable; expected a path without '..' inside the video root {root}")
+    if root is None:
+        if not path.is_absolute():
+            raise SampleError(f"{video=} is relative and no video root is set; set the root, or use absolute paths")
+        return Path(path)
+    base = Path(root).absolute()
+    if path.is_absolute() and not Path(path).is_relative_to(base):
+        raise SampleError(f"{video=} lies outside the video root; expected a path inside {base}; move it or the root")
+    return base / path
+
+
+def _problems(sample: Sample) -> Iterable[str]:
+    for name in ("data_source", "sample_id", "split", "video", "question", "answer"):
+        value = getattr(sample, name)
+        if not isinstance(value, str) or not value.strip():
+            yield f"{name}={value!r}; expected non-empty text"
+    if isinstance(sample.index, bool) or not isinstance(sample.index, int) or sample.index < 0:
+        yield f"index={sample.index!r}; expected an integer >= 0"
+    for text in (sample.question, *sample.options):
+        if isinstance(text, str) and (token := _CONTROL_TOKEN.search(text)):
+            # It would be tokenized as the real thing, and an image placeholder without an image stops the run.
+            yield f"{token.group()!r} in the text; expected no model control tokens in question or options"
+    yield from _answer_problems(sample)
+    yield from _time_problems(sample)
+    for name, value in sample.groups.items():
+        is_list_of_text = isinstance(value, list) and all(isinstance(item, str) for item in value)
+        if not isinstance(name, str) or not (isinstance(value, str) or is_list_of_text):
+            yield f"groups[{name!r}]={value!r}; expected text or a list of texts"
+
+
+def _answer_problems(sample: Sample) -> Iterable[str]:
+    if sample.question_type not in QUESTION_TYPES:
+        yield f"question_type={sample.question_type!r}; expected one of {QUESTION_TYPES}"
+    elif sample.question_type == "multiple_choice":
+        if not 2 <= len(sample.options) <= len(LETTERS):
+            yield f"{len(sample.options)} options; expected 2 to {len(LETTERS)} for multiple choice"
+        elif not isinstance(sample.answer, str) or sample.answer not in tuple(LETTERS[: len(sample.options)]):
+            yield f"answer={sample.answer!r}; expected a letter A to {LETTERS[len(sample.options) - 1]}"
+        if not all(isinstance(text, str) and text.strip() for text in sample.options):
+            yield f"options={sample.options!r}; expected non-empty texts"
+    elif sample.options:
+        yield f"options={sample.options!r}; expected none for question_type={sample.question_type!r}"
+    elif sample.question_type == "numeric" and not _is_number(sample.answer):
+        yield f"answer={sample.answer!r}; expected a finite number for question_type='numeric'"
+
+
+def _time_problems(sample: Sample) -> Iterable[str]:
+    duration = sample.duration_seconds
+    if duration is not None and not (isinstance(duration, (int, float)) and math.isfinite(duration) and duration > 0):
+        yield f"duration_seconds={duration!r}; expected seconds > 0, or None where it is not known"
+        return
+    if sample.segments is None:
+        return
+    if duration is None:
+        yield "segments without duration_seconds; expected the video's length, to check them against"
+        return
+    if not sample.segments:
+        yield "segments=(); expected at least one interval, or None where evidence is not annotated"
+    for span in sample.segments:
+        if len(span) != 2 or not 0.0 <= span[0] < span[1] <= duration + _TIME_TOLERANCE_SECONDS:
+            yield f"segment {tuple(span)}; expected 0 <= start < end <= {duration} seconds"
+
+
+def _is_number(text: Any) -> bool:
+    try:
+        return math.isfinite(float(text.replace(",", "")))
+    except (AttributeError, ValueError):
+        return False
+
+
+def _member(row: Mapping[str, Any], name: str, *, where: str) -> Any:
+    if name not in row:
+        raise SampleError(f"{name!r} is not in the {where}; expected the columns of sample.SCHEMA; rebuild the file")
+    return row[name]
+
+
+def _json_object(text: Any, *, name: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except (TypeError, ValueError) as error:
+        raise SampleError(f"{name}={text!r} is not JSON; expected a JSON object as text") from error
+    if not isinstance(value, dict):
+        raise SampleError(f"{name}={text!r}; expected a JSON object as text")
+    return value
+
+
+def _plain(value: Any) -> Any:
+    """Turn the arrays that pandas makes of lists back into lists, so that columns compare by value."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (str, bytes)) or not hasattr(value, "__iter__"):
+        return value
+    return [_plain(item) for item in value]
+
+
+def _check_unique(samples: list[Sample], *, path: Path) -> None:
+    for name in ("index", "sample_id"):
+        seen: dict[Any, int] = {}
+        for row_idx, sample in enumerate(samples):
+            value = getattr(sample, name)
+            if value in seen:
+                raise SampleError(
+                    f"{name}={value!r} stands in rows {seen[value]} and {row_idx}; expected it once; {path}; "
+                    "join files with data_prep.mix, which renumbers and drops repeats"
+                )
+            seen[value] = row_idx
