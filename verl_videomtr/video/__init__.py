@@ -1,0 +1,1 @@
+"""Frames: probing, decoding, the candidate pool, its cache and its service."""

@@ -1,0 +1,187 @@
+"""Probe: everything about a video but its pixels, in one pass over its packets and one decoded frame.
+
+The packets carry the presentation time of every frame and say where the key frames are, which is what an exact and
+sparse read needs. Nothing is taken from headers that the packets can contradict (frame counts, rates, durations).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+from av.container import InputContainer
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+
+from verl_videomtr.video.container import INDEXED_CONTAINERS, container_name, open_video
+from verl_videomtr.video.errors import (
+    DamagedVideoError,
+    NoVideoStreamError,
+    UnsupportedVideoError,
+    VideoTimestampError,
+)
+
+TRUNCATED_SHARE = 0.98
+"""A file holding less than this share of the frames that its own index lists is cut short, and refused."""
+
+NO_PTS = np.iinfo(np.int64).min
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoProbe:
+    """What one file holds. Times in `frame_pts`, `key_pts` and `key_dts` are in units of `time_base`."""
+
+    path: str
+    container: str
+    codec: str
+    width_px: int
+    """Stored width, before rotation."""
+    height_px: int
+    """Stored height, before rotation."""
+    sample_aspect: float
+    """Width of a stored pixel over its height; 1 for square pixels."""
+    rotation_degrees: int
+    """Counter-clockwise turn that shows the picture upright: 0, 90, 180 or 270."""
+    time_base: Fraction
+    """Seconds of one tick."""
+    frame_pts: np.ndarray
+    """(N,) int64, strictly rising: the presentation time of every frame that is shown."""
+    key_pts: np.ndarray
+    """(K,) int64, rising: the presentation times of the frames at which decoding can start."""
+    key_dts: np.ndarray
+    """(K,) int64: their decoding times, by which a seek finds them; NO_PTS where unknown."""
+    last_duration: int
+    """Ticks for which the last frame is shown."""
+
+    @property
+    def num_frames(self) -> int:
+        """N."""
+        return len(self.frame_pts)
+
+    @property
+    def times_seconds(self) -> np.ndarray:
+        """(N,) float64: when each frame is shown, in seconds after the first frame."""
+        return (self.frame_pts - self.frame_pts[0]) * float(self.time_base)
+
+    @property
+    def duration_seconds(self) -> float:
+        """From the first frame's appearance to the last one's end."""
+        return float((self.frame_pts[-1] - self.frame_pts[0] + self.last_duration) * self.time_base)
+
+    @property
+    def average_fps(self) -> float:
+        """Frames over duration."""
+        return self.num_frames / self.duration_seconds
+
+    @property
+    def seeks(self) -> bool:
+        """Whether a seek to a key frame can be trusted in this container."""
+        return self.container in INDEXED_CONTAINERS and not np.any(self.key_dts == NO_PTS)
+
+    @property
+    def display_size(self) -> tuple[float, float]:
+        """(height, width) as shown: square pixels, upright."""
+        height, width = float(self.height_px), self.width_px * self.sample_aspect
+        return (width, height) if self.rotation_degrees % 180 else (height, width)
+
+
+def probe(path: str | Path, *, tick: Callable[[], None] = lambda: None) -> VideoProbe:
+    """Read the packets of `path` and its first key frame.
+
+    Args:
+        tick: called now and then, to show that the pass is moving.
+    Raises:
+        VideoError: the file is missing, not allowed, damaged, has no video, or times that cannot be put in order.
+    """
+    with open_video(path) as (container, stream):
+        table = _packet_table(container, stream, tick)
+        _require_whole(stream, table, path)
+        shown, keys, last_duration = _order(table, stream, path)
+        frame = _first_frame(container, stream, path)
+        sample_aspect = stream.sample_aspect_ratio
+        return VideoProbe(
+            path=str(path),
+            container=container_name(container),
+            codec=stream.codec_context.codec.canonical_name,
+            width_px=frame.width,
+            height_px=frame.height,
+            sample_aspect=float(sample_aspect) if sample_aspect else 1.0,
+            rotation_degrees=_rotation(frame, path),
+            time_base=Fraction(stream.time_base or 0),
+            frame_pts=shown,
+            key_pts=table["pts"][keys],
+            key_dts=table["dts"][keys],
+            last_duration=last_duration,
+        )
+
+
+_PACKET = np.dtype([("pts", "i8"), ("dts", "i8"), ("duration", "i8"), ("key", "?"), ("shown", "?")])
+
+
+def _packet_table(container: InputContainer, stream: VideoStream, tick: Callable[[], None]) -> np.ndarray:
+    rows = []
+    for packet in container.demux(stream):
+        if packet.size == 0:
+            continue
+        pts, dts = packet.pts, packet.dts
+        rows.append(
+            (
+                NO_PTS if pts is None else pts,
+                NO_PTS if dts is None else dts,
+                packet.duration or 0,
+                packet.is_keyframe,
+                not (packet.is_discard or packet.is_corrupt),
+            )
+        )
+        if len(rows) % 512 == 0:
+            tick()
+    return np.array(rows, dtype=_PACKET)
+
+
+def _require_whole(stream: VideoStream, table: np.ndarray, path: str | Path) -> None:
+    if not len(table):
+        raise NoVideoStreamError("has a video stream without a single frame", path=path)
+    if len(table) < TRUNCATED_SHARE * stream.frames:
+        raise DamagedVideoError(
+            f"is cut short: {len(table)} of the {stream.frames} frames in its index can be read",
+            path=path,
+            remedy="fetch it again",
+        )
+
+
+def _order(table: np.ndarray, stream: VideoStream, path: str | Path) -> tuple[np.ndarray, np.ndarray, int]:
+    """Return the shown frames' times in presentation order, the rows of key frames by time, the last duration."""
+    keys = np.flatnonzero(table["key"])
+    if not len(keys):
+        raise DamagedVideoError("has no key frame, so that nothing can be decoded", path=path)
+    decodable = table[keys[0] :]
+    shown = decodable[decodable["shown"] & (decodable["pts"] >= table["pts"][keys[0]])]
+    if np.any(shown["pts"] == NO_PTS) or not stream.time_base:
+        raise VideoTimestampError(
+            "has frames without a presentation time", path=path, remedy="remux or re-encode it to MP4"
+        )
+    if not len(shown):
+        raise NoVideoStreamError("has no frame that is shown", path=path)
+    pts, first = np.unique(shown["pts"], return_index=True)
+    last_duration = int(shown["duration"][first[-1]])
+    if last_duration <= 0:
+        typical = np.median(np.diff(pts)) if len(pts) > 1 else 1 / (stream.average_rate or 25) / stream.time_base
+        last_duration = max(1, round(float(typical)))
+    return pts, keys[np.argsort(table["pts"][keys], kind="stable")], last_duration
+
+
+def _first_frame(container: InputContainer, stream: VideoStream, path: str | Path) -> VideoFrame:
+    container.seek(0, backward=True)
+    for frame in container.decode(stream):
+        return frame
+    raise DamagedVideoError("gives no frame when decoded", path=path, remedy="fetch it again")
+
+
+def _rotation(frame: VideoFrame, path: str | Path) -> int:
+    degrees = round(frame.rotation) % 360
+    if degrees % 90:
+        raise UnsupportedVideoError(f"is rotated by {degrees} degrees; expected a multiple of 90", path=path)
+    return degrees
