@@ -15,7 +15,7 @@ from pathlib import Path
 import av
 from av.container import InputContainer
 from av.error import FFmpegError
-from av.stream import Disposition
+from av.stream import Discard, Disposition
 from av.video.stream import VideoStream
 
 from verl_videomtr.video.errors import (
@@ -112,7 +112,7 @@ def _video_stream(container: InputContainer, path: str | Path) -> VideoStream:
     stream = next((s for s in streams if Disposition.default & s.disposition), streams[0])
     for other in container.streams:
         if other.index != stream.index:
-            other.discard = "all"
+            other.discard = Discard.all
     context = stream.codec_context
     if context is None or context.codec.canonical_name not in CODECS:
         name = "unknown" if context is None else context.codec.canonical_name

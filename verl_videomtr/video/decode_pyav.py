@@ -62,7 +62,7 @@ def _collect(
     out = np.empty((len(wanted_pts), height, width, 3), dtype=np.uint8)
     missing = {int(pts): row for row, pts in enumerate(wanted_pts)}
     for frame in frames:
-        row = missing.pop(frame.pts, None)
+        row = None if frame.pts is None else missing.pop(frame.pts, None)
         if row is None:
             continue
         if frame.is_corrupt:

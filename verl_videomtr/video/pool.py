@@ -85,7 +85,7 @@ class FramePool:
         """M, or fewer where the video has fewer distinct frames."""
         return len(self.times_seconds)
 
-    def read(self, indices: Sequence[int]) -> np.ndarray:
+    def read(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
         """Return the frames at `indices`, in that order, as (n, H, W, 3) uint8 RGB.
 
         Raises:

@@ -1,0 +1,40 @@
+"""The `videomtr` command: a table of subcommands, each in its own module, imported only when it is used.
+
+A subcommand's module has `add_arguments(parser)` and `run(args) -> int` (the exit code). What a user or a file gets
+wrong ends as one line on stderr and exit code 2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+COMMANDS = {
+    "frames": ("verl_videomtr.video.frames_command", "show the frames that the policy would see of a video"),
+}
+"""Name -> (module, one line of help)."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one subcommand and return its exit code."""
+    arguments = sys.argv[1:] if argv is None else list(argv)
+    parser = argparse.ArgumentParser(prog="videomtr", description="Video-MTR on verl.")
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    modules = {}
+    for name, (module, summary) in COMMANDS.items():
+        subparser = subparsers.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
+        if arguments[:1] == [name]:
+            modules[name] = importlib.import_module(module)
+            modules[name].add_arguments(subparser)
+    args = parser.parse_args(arguments)
+    try:
+        return int(modules[args.command].run(args))
+    except (ValueError, OSError) as error:
+        print(f"videomtr {args.command}: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())
