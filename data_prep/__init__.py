@@ -1,0 +1,1 @@
+"""Commands that turn annotation files into the rows that verl trains and evaluates on; see README.md."""

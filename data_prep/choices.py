@@ -1,0 +1,100 @@
+"""Options and answers as the sources write them ("A. text", inline "(A) text", 0-based numbers, the option's text)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from data_prep.drops import Dropped, text_of
+from verl_videomtr.sample import LETTERS
+
+_INLINE_OPTION = re.compile(r"\n\s*\(?([A-Z])[).:]\s*")
+_LETTER = re.compile(r"^\(?([A-Za-z])\)?[.:]?$")
+
+
+def strip_letters(options: Sequence[Any]) -> tuple[str, ...]:
+    """Remove "A. ", "(A) ", "A: " where every option has its own letter in order; else leave the texts alone.
+
+    All or nothing: an option that merely begins like a letter ("A. Lincoln") stays whole.
+    """
+    texts = tuple(text_of(option) for option in options)
+    stripped = []
+    for letter, text in zip(LETTERS, texts, strict=False):
+        match = re.match(rf"^(?:\({letter}\)|{letter}[.):])\s*(.*)$", text, flags=re.DOTALL)
+        if match is None:
+            return texts
+        stripped.append(match.group(1).strip())
+    return tuple(stripped)
+
+
+def split_inline_options(text: str) -> tuple[str, tuple[str, ...]]:
+    """Split "question\\n(A) one\\n(B) two" into the question and its options; no options if they are not A, B, ..."""
+    parts = _INLINE_OPTION.split(text)
+    letters, texts = parts[1::2], parts[2::2]
+    if len(letters) < 2 or "".join(letters) != LETTERS[: len(letters)]:
+        return text.strip(), ()
+    return parts[0].strip(), tuple(option.strip() for option in texts)
+
+
+def letter_of_index(index: Any, options: Sequence[str]) -> str:
+    """Return the letter of a 0-based position.
+
+    Raises:
+        Dropped: it is not a position among the options.
+    """
+    text = text_of(index)
+    if not text.isdecimal() or int(text) >= len(options):
+        raise Dropped("answer is not among the options", f"position {index!r} of {len(options)}")
+    return LETTERS[int(text)]
+
+
+def letter_of_text(answer: Any, options: Sequence[str]) -> str:
+    """Return the letter of the first option with exactly this text (the official scorers' rule).
+
+    Raises:
+        Dropped: no option has this text.
+    """
+    text = text_of(answer)
+    if text not in options:
+        raise Dropped("answer is not among the options", f"{text!r} in {list(options)}")
+    return LETTERS[list(options).index(text)]
+
+
+def letter_of_letter(answer: Any, options: Sequence[str]) -> str:
+    """Return the letter of "B", "b", "(B)", "B.".
+
+    Raises:
+        Dropped: it is not the letter of an option.
+    """
+    match = _LETTER.match(text_of(answer))
+    if match is None or match.group(1).upper() not in LETTERS[: len(options)]:
+        raise Dropped("answer is not among the options", f"{answer!r} with {len(options)} options")
+    return match.group(1).upper()
+
+
+def letter_of_either(answer: Any, options: Sequence[str]) -> str:
+    """Return the letter of an answer given as an option's text or as a letter, wherever that is one meaning only.
+
+    Raises:
+        Dropped: it is neither, or it is the text of one option and the letter of another.
+    """
+    found = set()
+    for read in (letter_of_text, letter_of_letter):
+        try:
+            found.add(read(answer, options))
+        except Dropped:
+            continue
+    if len(found) > 1:
+        raise Dropped("answer has two meanings", f"{answer!r} is an option's text and another option's letter")
+    if not found:
+        raise Dropped("answer is not among the options", f"{answer!r} in {list(options)}")
+    return found.pop()
+
+
+def check_distinct(options: Sequence[str]) -> None:
+    """Raise Dropped where two options read the same: no answer to such a question can be told right from wrong."""
+    folded = [option.casefold() for option in options]
+    for position, text in enumerate(folded):
+        if text in folded[:position]:
+            raise Dropped("duplicate option text", repr(options[position]))

@@ -1,0 +1,102 @@
+"""What all data commands share: their arguments, how they end, and how a failure reads."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+
+from data_prep.drops import DropList
+from data_prep.videos import keep_openable
+from verl_videomtr.sample import LETTERS, Sample, write_rows
+
+SHOWN_IDS = 3
+
+
+def parser(description: str, *, example: str) -> argparse.ArgumentParser:
+    """Return a parser whose --help ends with an example."""
+    return argparse.ArgumentParser(
+        description=description, epilog=f"example:\n  {example}", formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+
+
+def add_output_arguments(arguments: argparse.ArgumentParser, *, prefix: str) -> None:
+    """Add --videos, --prefix and --out."""
+    arguments.add_argument(
+        "--videos",
+        type=Path,
+        metavar="DIR",
+        help="the video root, the same one that training gets; drops rows whose video is not there or does not open",
+    )
+    arguments.add_argument(
+        "--prefix",
+        default=prefix,
+        metavar="DIR",
+        help=f"directory of this source inside the video root, '' for the root itself (default: {prefix!r})",
+    )
+    arguments.add_argument("--out", type=Path, required=True, metavar="FILE.parquet", help="the rows; see README.md")
+
+
+def video_path(prefix: str, name: str) -> str:
+    """Join a source's directory in the video root and a file in it, with POSIX separators."""
+    return str(PurePosixPath(prefix) / name)
+
+
+def run(command: Callable[[argparse.Namespace], int], arguments: argparse.Namespace) -> int:
+    """Run a command; print an expected failure as one line on stderr and return its exit code."""
+    try:
+        return command(arguments)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
+
+
+def finish(samples: list[Sample], *, drops: DropList, out: Path, videos: Path | None) -> list[Sample]:
+    """Check the videos if a root is given, write the rows and the list of drops, and print both in short.
+
+    Raises:
+        SampleError: nothing is left to write; the list of drops is printed first.
+    """
+    if videos is not None:
+        kept = keep_openable(samples, root=videos, drops=drops)
+        samples = [replace(sample, index=index) for index, sample in enumerate(kept)]
+    drop_path = out.with_name(f"{out.stem}.dropped.jsonl")
+    print_drops(drops)
+    write_rows(out, samples)
+    drops.write(drop_path)
+    if drops:
+        print(f"every dropped record: {drop_path}")
+    print_letters(samples)
+    print(f"wrote {len(samples):,} rows of {len({s.video for s in samples}):,} videos: {out}")
+    return samples
+
+
+def print_drops(drops: DropList) -> None:
+    """Print the number of drops per reason, with the first few ids."""
+    print(f"dropped {len(drops):,}" + (":" if drops else ""))
+    for reason, count in drops.counts().items():
+        ids = drops.ids(reason)
+        more = ", ..." if len(ids) > SHOWN_IDS else ""
+        print(f"  {count:>7,}  {reason}  ({', '.join(ids[:SHOWN_IDS])}{more})")
+
+
+def print_letters(samples: Iterable[Sample]) -> None:
+    """Print how often each letter is the right answer: a policy must not gain by always choosing one."""
+    letters = Counter(sample.answer for sample in samples if sample.question_type == "multiple_choice")
+    if letters:
+        shares = (f"{letter} {letters[letter] / letters.total():.1%}" for letter in LETTERS if letters[letter])
+        print(f"right answers: {'  '.join(shares)}")
+
+
+def print_table(rows: Iterable[Iterable[str | int | float]]) -> None:
+    """Print rows as columns: the first left, the others right aligned, numbers with thousands separators."""
+    cells = [[value if isinstance(value, str) else f"{value:,}" for value in row] for row in rows]
+    widths = [max(len(cell) for cell in column) for column in zip(*cells, strict=True)]
+    for row in cells:
+        print("  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]))

@@ -1,0 +1,176 @@
+"""Your own questions about your own videos (JSON, JSON lines, CSV or parquet) -> rows.
+
+Columns: `video`, `question`, `answer`; and where you have them `options`, `segments`, `duration_seconds`, `id`,
+`question_type`. Any other column is kept in the row's metadata, and those named with --group as groups as well.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from data_prep import command
+from data_prep.annotations import AnnotationError, read_records, require_columns
+from data_prep.choices import check_distinct, letter_of_either, strip_letters
+from data_prep.drops import DropList, Dropped, collect, text_of
+from data_prep.relevance import Segments
+from data_prep.videos import Probed, probe_videos
+from verl_videomtr.sample import QUESTION_TYPES, Sample
+
+REQUIRED = ("video", "question", "answer")
+OPTIONAL = ("options", "segments", "duration_seconds", "id", "question_type")
+
+
+def convert(
+    records: Sequence[Mapping[str, Any]],
+    *,
+    name: str,
+    split: str,
+    prefix: str = "",
+    groups: Sequence[str] = (),
+    probed: Mapping[str, Probed] | None = None,
+) -> tuple[list[Sample], DropList]:
+    """Turn records into samples.
+
+    Args:
+        name: data source, first part of every id.
+        groups: columns to break results down by.
+        probed: what opening the videos showed, by path below the root; fills in durations that are not given.
+    """
+    drops = DropList()
+    ids = {id(record): f"{name}/{text_of(record.get('id')) or row_idx}" for row_idx, record in enumerate(records)}
+
+    def make(record: Mapping[str, Any]) -> Sample:
+        if not text_of(record["video"]):
+            raise Dropped("no video named")
+        video = command.video_path(prefix, text_of(record["video"]))
+        options = strip_letters(_list(record.get("options"), what="options"))
+        segments = _segments(record.get("segments"))
+        question_type, answer = _answer(record, options)
+        metadata = {key: value for key, value in record.items() if key not in REQUIRED + OPTIONAL}
+        return Sample(
+            data_source=name,
+            sample_id=ids[id(record)],
+            index=0,
+            split=split,
+            video=video,
+            duration_seconds=_duration(record, video=video, segments=segments, probed=probed),
+            question=text_of(record["question"]),
+            options=options,
+            answer=answer,
+            question_type=question_type,  # type: ignore[arg-type]
+            segments=segments,
+            groups={column: _group(record.get(column)) for column in groups if record.get(column) is not None},
+            metadata=json.loads(json.dumps(metadata, default=str)),
+        )
+
+    return collect(records, name=lambda record: ids[id(record)], make=make, drops=drops), drops
+
+
+def _answer(record: Mapping[str, Any], options: tuple[str, ...]) -> tuple[str, str]:
+    given = text_of(record.get("question_type"))
+    if given and given not in QUESTION_TYPES:
+        raise Dropped("unknown question_type", f"{given!r}; expected one of {QUESTION_TYPES}")
+    if options:
+        check_distinct(options)
+        return given or "multiple_choice", letter_of_either(record["answer"], options)
+    answer = text_of(record["answer"])
+    if given:
+        return given, answer
+    try:
+        float(answer.replace(",", ""))
+    except ValueError:
+        return "free_text", answer
+    return "numeric", answer
+
+
+def _duration(
+    record: Mapping[str, Any], *, video: str, segments: Segments | None, probed: Mapping[str, Probed] | None
+) -> float | None:
+    text = text_of(record.get("duration_seconds"))
+    if text:
+        try:
+            return float(text)
+        except ValueError:
+            raise Dropped("duration_seconds is not a number", text) from None
+    found = probed[video].duration_seconds if probed is not None and video in probed else None
+    if segments is not None and found is None:
+        raise Dropped("segments without a duration", "give duration_seconds, or --videos to read it from the file")
+    return found
+
+
+def _segments(value: Any) -> Segments | None:
+    spans = _list(value, what="segments")
+    if not spans:
+        return None
+    try:
+        return tuple((float(start), float(end)) for start, end in spans)
+    except (TypeError, ValueError):
+        raise Dropped("segments are not pairs of seconds", f"{value!r}; expected [[start, end], ...]") from None
+
+
+def _list(value: Any, *, what: str) -> list[Any]:
+    """Return a list given as one, or as JSON text in a CSV cell; nothing given is an empty list."""
+    if isinstance(value, str) and value.strip():
+        try:
+            value = json.loads(value)
+        except ValueError:
+            raise Dropped(f"{what} are not JSON", f"{value!r}; expected a JSON list") from None
+    if value is None or value == "":
+        return []
+    if not isinstance(value, list):
+        raise Dropped(f"{what} are not a list", f"{value!r}")
+    return value
+
+
+def _group(value: Any) -> str | list[str]:
+    return [text_of(item) for item in value] if isinstance(value, list) else text_of(value)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    records = read_records(arguments.input)
+    require_columns(records, REQUIRED, path=arguments.input)
+    unknown = [column for column in arguments.group if all(column not in record for record in records)]
+    if unknown:
+        raise AnnotationError(
+            f"--group {unknown} are not columns; expected some of {sorted(records[0])}; {arguments.input}"
+        )
+    probed = None
+    if arguments.videos is not None:
+        names = [text_of(record["video"]) for record in records]
+        probed = probe_videos(
+            (command.video_path(arguments.prefix, name) for name in names if name), root=arguments.videos
+        )
+    samples, drops = convert(
+        records,
+        name=arguments.name,
+        split=arguments.split,
+        prefix=arguments.prefix,
+        groups=arguments.group,
+        probed=probed,
+    )
+    print(f"records: {len(records):,}")
+    command.finish(samples, drops=drops, out=arguments.out, videos=arguments.videos)
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = command.parser(
+        "Turn your own questions about your own videos into rows.",
+        example="python -m data_prep.custom --input mine.jsonl --videos /data/videos --out data/mine.parquet\n"
+        '  a line: {"video": "a.mp4", "question": "What is poured?", "options": ["milk", "tea"], "answer": "tea", '
+        '"segments": [[12, 15.5]]}',
+    )
+    arguments.add_argument("--input", type=Path, required=True, metavar="FILE", help=".jsonl, .json, .csv or .parquet")
+    arguments.add_argument("--name", default="custom", help="data source, first part of every id (default: custom)")
+    arguments.add_argument("--split", default="train", help="train, or any other name to evaluate on (default: train)")
+    arguments.add_argument("--group", action="append", default=[], metavar="COLUMN", help="break results down by it")
+    command.add_output_arguments(arguments, prefix="")
+    return command.run(_run, arguments.parse_args(argv))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

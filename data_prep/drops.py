@@ -1,0 +1,86 @@
+"""What did not become a sample, and why: every record of a source is either written or listed here."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from verl_videomtr.sample import Sample, SampleError
+
+Record = TypeVar("Record")
+
+
+class Dropped(Exception):
+    """Raised while one record is read: it cannot become a sample.
+
+    `reason` is one of a few fixed texts, so that drops can be counted; `detail` holds what is particular to the record.
+    """
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(f"{reason}: {detail}" if detail else reason)
+        self.reason = reason
+        self.detail = detail
+
+
+@dataclass(kw_only=True)
+class DropList:
+    """Records that were left out, in the order they were met."""
+
+    entries: list[dict[str, str]] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def add(self, record_id: str, dropped: Dropped) -> None:
+        self.entries.append({"id": record_id, "reason": dropped.reason, "detail": dropped.detail})
+
+    def counts(self) -> dict[str, int]:
+        """Number of records per reason, most frequent first."""
+        counts: dict[str, int] = {}
+        for entry in self.entries:
+            counts[entry["reason"]] = counts.get(entry["reason"], 0) + 1
+        return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+    def ids(self, reason: str) -> list[str]:
+        return [entry["id"] for entry in self.entries if entry["reason"] == reason]
+
+    def write(self, path: Path) -> None:
+        """Write one JSON line per dropped record; remove an older list if there is nothing to list."""
+        if not self.entries:
+            path.unlink(missing_ok=True)
+            return
+        beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        beside.write_text("".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in self.entries), "utf-8")
+        os.replace(beside, path)
+
+
+def collect(
+    records: Iterable[Record],
+    *,
+    name: Callable[[Record], str],
+    make: Callable[[Record], Sample],
+    drops: DropList,
+) -> list[Sample]:
+    """Make a sample of every record that allows it, numbered from 0; list the others."""
+    samples: list[Sample] = []
+    for record in records:
+        try:
+            samples.append(replace(make(record), index=len(samples)))
+        except Dropped as dropped:
+            drops.add(name(record), dropped)
+        except SampleError as error:
+            drops.add(name(record), Dropped("breaks the row schema", str(error)))
+    return samples
+
+
+def text_of(value: Any) -> str:
+    """Return an annotation's value as stripped text; numbers lose a trailing `.0`, missing values become ''."""
+    if value is None or value != value:
+        return ""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return str(value).strip()

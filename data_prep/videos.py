@@ -1,0 +1,77 @@
+"""Which videos of a set of samples are there and open; only headers are read, no frame is decoded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from data_prep.drops import DropList, Dropped
+from verl_videomtr.sample import Sample, SampleError, resolve_video
+
+NUM_PROBES = 8
+"""Files probed at once: the work is waiting for the disk."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probed:
+    """What opening one video showed."""
+
+    duration_seconds: float | None = None
+    """Length of the video; None if it does not open."""
+    problem: Dropped | None = None
+    """Why it cannot be used; None if it opens."""
+
+
+def probe_videos(videos: Iterable[str], *, root: Path | None) -> dict[str, Probed]:
+    """Open each video once.
+
+    Args:
+        videos: `Sample.video` values; repeated ones are opened once.
+        root: the video root; None allows absolute paths only.
+    """
+    names = list(dict.fromkeys(videos))
+    with ThreadPoolExecutor(NUM_PROBES) as pool:
+        return dict(zip(names, pool.map(lambda name: _probe(name, root=root), names), strict=True))
+
+
+def keep_openable(samples: list[Sample], *, root: Path, drops: DropList) -> list[Sample]:
+    """Return the samples whose video opens; list the others.
+
+    Raises:
+        SampleError: the root is not a directory, or not one of the videos is below it.
+    """
+    if not root.is_dir():
+        raise SampleError(f"no such directory; expected the video root; {root}; check --videos")
+    probed = probe_videos((sample.video for sample in samples), root=root)
+    if samples and not any((root / name).exists() for name in probed):
+        raise SampleError(
+            f"none of {len(probed):,} videos is below the video root; expected e.g. {root / samples[0].video}; "
+            "move or link the videos there, or give their directory inside the root with --prefix"
+        )
+    kept = []
+    for sample in samples:
+        problem = probed[sample.video].problem
+        if problem is None:
+            kept.append(sample)
+        else:
+            drops.add(sample.sample_id, problem)
+    return kept
+
+
+def _probe(video: str, *, root: Path | None) -> Probed:
+    # Imported here: only commands that are given videos need a decoder installed.
+    from verl_videomtr.video.errors import VideoError
+    from verl_videomtr.video.probe import probe
+
+    try:
+        path = resolve_video(video, root)
+    except SampleError as error:
+        return Probed(problem=Dropped("video path is not usable", str(error)))
+    if not path.is_file():
+        return Probed(problem=Dropped("video is not there", str(path)))
+    try:
+        return Probed(duration_seconds=probe(path).duration_seconds)
+    except VideoError as error:
+        return Probed(problem=Dropped("video does not open", str(error)))

@@ -1,0 +1,119 @@
+"""Rows from a user's own file."""
+
+import json
+
+import pytest
+
+from data_prep import custom
+from verl_videomtr.sample import read_rows
+
+
+def write_lines(path, *records):
+    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    return path
+
+
+def run(path, *extra):
+    out = path.parent / "rows.parquet"
+    code = custom.main(["--input", str(path), "--out", str(out), *extra])
+    return code, read_rows(out) if out.exists() else []
+
+
+CHOICE = {
+    "video": "clips/a.mp4",
+    "question": "what is poured",
+    "options": ["milk", "tea"],
+    "answer": "tea",
+    "segments": [[12, 15.5]],
+    "duration_seconds": 40,
+}
+
+
+def test_choice_row_keeps_extra_columns_and_groups(tmp_path):
+    record = {**CHOICE, "id": 7, "place": "kitchen", "tags": ["hot", "drink"], "note": None}
+    path = write_lines(tmp_path / "mine.jsonl", record)
+    code, (sample,) = run(path, "--name", "tea", "--group", "place", "--group", "tags", "--split", "test")
+    assert code == 0
+    assert (sample.sample_id, sample.split, sample.video) == ("tea/7", "test", "clips/a.mp4")
+    assert (sample.answer, sample.question_type, sample.segments) == ("B", "multiple_choice", ((12.0, 15.5),))
+    assert sample.groups == {"place": "kitchen", "tags": ["hot", "drink"]}
+    assert sample.metadata == {"place": "kitchen", "tags": ["hot", "drink"], "note": None}
+
+
+def test_open_answers_are_numbers_where_they_read_as_numbers(tmp_path):
+    path = write_lines(
+        tmp_path / "mine.jsonl",
+        {"video": "a.mp4", "question": "how many cups", "answer": 3},
+        {"video": "a.mp4", "question": "who pours", "answer": "the cook"},
+        {"video": "a.mp4", "question": "what is on the shirt", "answer": "10", "question_type": "free_text"},
+    )
+    _, samples = run(path)
+    assert [(s.question_type, s.answer) for s in samples] == [
+        ("numeric", "3"),
+        ("free_text", "the cook"),
+        ("free_text", "10"),
+    ]
+    assert [s.segments for s in samples] == [None] * 3
+    assert [s.sample_id for s in samples] == ["custom/0", "custom/1", "custom/2"]
+
+
+def test_csv_holds_lists_as_json_text(tmp_path):
+    path = tmp_path / "mine.csv"
+    path.write_text(
+        "video,question,options,answer,segments,duration_seconds\r\n"
+        'a.mp4,"what, exactly","[""A. milk"", ""B. tea""]",b,"[[0, 2]]",30\r\n'
+        "b.mp4,who pours,,the cook,,\r\n",
+        encoding="utf-8-sig",
+    )
+    _, samples = run(path)
+    assert (samples[0].question, samples[0].options, samples[0].answer) == ("what, exactly", ("milk", "tea"), "B")
+    assert (samples[0].segments, samples[0].duration_seconds) == (((0.0, 2.0),), 30.0)
+    assert (samples[1].options, samples[1].segments, samples[1].duration_seconds) == ((), None, None)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"answer": "coffee"}, "answer is not among the options"),
+        ({"options": ["B", "A"], "answer": "A"}, "answer has two meanings"),
+        ({"options": ["tea", "Tea"]}, "duplicate option text"),
+        ({"options": "milk or tea"}, "options are not JSON"),
+        ({"segments": [[41, 42]]}, "breaks the row schema"),
+        ({"segments": [3, 4]}, "segments are not pairs of seconds"),
+        ({"duration_seconds": None}, "segments without a duration"),
+        ({"duration_seconds": "long"}, "duration_seconds is not a number"),
+        ({"question": " "}, "breaks the row schema"),
+        ({"video": ""}, "no video named"),
+        ({"question_type": "essay"}, "unknown question_type"),
+    ],
+)
+def test_unusable_record_is_listed_with_its_reason(tmp_path, capsys, changes, reason):
+    path = write_lines(tmp_path / "mine.jsonl", CHOICE, {**CHOICE, **changes})
+    code, samples = run(path)
+    assert (code, len(samples)) == (0, 1)
+    listed = json.loads((tmp_path / "rows.dropped.jsonl").read_text())
+    assert (listed["id"], listed["reason"]) == ("custom/1", reason)
+    assert f"1  {reason}" in capsys.readouterr().out
+
+
+def test_missing_column_names_the_record(tmp_path, capsys):
+    path = write_lines(tmp_path / "mine.jsonl", CHOICE, {"video": "a.mp4", "question": "who"})
+    assert run(path) == (1, [])
+    assert "columns ['answer'] are not there" in capsys.readouterr().err
+
+
+def test_group_that_is_no_column_is_refused(tmp_path, capsys):
+    assert run(write_lines(tmp_path / "mine.jsonl", CHOICE), "--group", "colour") == (1, [])
+    assert "--group ['colour'] are not columns" in capsys.readouterr().err
+
+
+def test_broken_files_are_named_with_the_line(tmp_path, capsys):
+    (tmp_path / "mine.jsonl").write_text(json.dumps(CHOICE) + '\n{"video": "a.mp4", "ques')
+    assert run(tmp_path / "mine.jsonl")[0] == 1
+    assert "mine.jsonl, line 2" in capsys.readouterr().err
+    (tmp_path / "mine.csv").write_text("video,question,answer\na.mp4,what, exactly,tea\n")
+    assert run(tmp_path / "mine.csv")[0] == 1
+    assert "4 cells under 3 column names" in capsys.readouterr().err
+    (tmp_path / "mine.txt").write_text("")
+    assert run(tmp_path / "mine.txt")[0] == 1
+    assert "expected one ending in .json" in capsys.readouterr().err

@@ -1,0 +1,155 @@
+"""Mixing and checking files of rows."""
+
+import dataclasses
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from data_prep import check, mix
+from data_prep.mix import join, split_videos
+from verl_videomtr.sample import SCHEMA, Sample, SampleError, read_rows, write_rows
+
+
+def make_sample(number, **changes):
+    fields = {
+        "data_source": "cats",
+        "sample_id": f"cats/{number}",
+        "index": number,
+        "split": "train",
+        "video": f"cats/{number}.mp4",
+        "duration_seconds": 60.0,
+        "question": f"what does cat {number} do",
+        "options": ("sleep", "jump", "eat"),
+        "answer": "B",
+        "question_type": "multiple_choice",
+        "segments": ((1.0, 2.0),),
+    }
+    return Sample(**{**fields, **changes})
+
+
+def write(path, samples):
+    return write_rows(path, [dataclasses.replace(sample, index=index) for index, sample in enumerate(samples)])
+
+
+def test_mix_renumbers_shuffles_and_keeps_every_row(tmp_path, capsys):
+    cats = write(tmp_path / "cats.parquet", [make_sample(i) for i in range(6)])
+    dogs = write(
+        tmp_path / "dogs.parquet",
+        [make_sample(i, data_source="dogs", sample_id=f"dogs/{i}", segments=None) for i in range(4)],
+    )
+    assert mix.main([str(cats), str(dogs), "--out", str(tmp_path / "train.parquet")]) == 0
+    rows = read_rows(tmp_path / "train.parquet")
+    assert [row.index for row in rows] == list(range(10))
+    assert sorted(row.sample_id for row in rows) == sorted(
+        [f"cats/{i}" for i in range(6)] + [f"dogs/{i}" for i in range(4)]
+    )
+    assert [row.data_source for row in rows] != ["cats"] * 6 + ["dogs"] * 4
+    assert "dogs       4      4         0" in capsys.readouterr().out
+
+
+def test_seed_decides_the_order(tmp_path):
+    cats = write(tmp_path / "cats.parquet", [make_sample(i) for i in range(20)])
+    orders = []
+    for seed, name in ((1, "a"), (1, "b"), (2, "c")):
+        mix.main([str(cats), "--out", str(tmp_path / f"{name}.parquet"), "--seed", str(seed)])
+        orders.append([row.sample_id for row in read_rows(tmp_path / f"{name}.parquet")])
+    assert orders[0] == orders[1] != orders[2]
+
+
+def test_holdout_takes_whole_recordings_and_marks_the_split(tmp_path):
+    # Ten recordings with two clips each, three questions per clip.
+    samples = [
+        make_sample(i, video=f"{i // 6}_{i % 2}.mp4", metadata={"source_video": f"yt{i // 6}"}) for i in range(60)
+    ]
+    cats = write(tmp_path / "cats.parquet", samples)
+    train, held = tmp_path / "train.parquet", tmp_path / "val.parquet"
+    assert mix.main([str(cats), "--out", str(train), "--holdout", "12", "--holdout-out", str(held)]) == 0
+    train_rows, held_rows = read_rows(train), read_rows(held)
+    assert (len(train_rows), len(held_rows)) == (48, 12)
+    assert {row.metadata["source_video"] for row in train_rows}.isdisjoint(
+        row.metadata["source_video"] for row in held_rows
+    )
+    assert ({row.split for row in train_rows}, {row.split for row in held_rows}) == ({"train"}, {"val"})
+    assert check.main([str(train), str(held)]) == 0
+
+
+def test_holdout_that_does_not_divide_takes_fewer_not_more():
+    samples = [make_sample(i, video=f"{i // 4}.mp4") for i in range(20)]
+    train, held = split_videos(samples, num_holdout=6, seed=0)
+    assert (len(train), len(held)) == (16, 4)
+
+
+def test_holdout_of_everything_is_refused():
+    with pytest.raises(SampleError, match="some left to train on"):
+        split_videos([make_sample(0)], num_holdout=1, seed=0)
+
+
+def test_repeated_row_is_kept_once_and_a_contradiction_is_refused(tmp_path):
+    first = write(tmp_path / "a.parquet", [make_sample(0), make_sample(1)])
+    second = write(tmp_path / "b.parquet", [make_sample(1), make_sample(2)])
+    samples, num_repeats = join([first, second])
+    assert ([sample.sample_id for sample in samples], num_repeats) == (["cats/0", "cats/1", "cats/2"], 1)
+    third = write(tmp_path / "c.parquet", [make_sample(1, answer="C")])
+    with pytest.raises(SampleError, match="'cats/1' names two different samples"):
+        join([first, third])
+
+
+def test_output_over_an_input_is_refused(tmp_path, capsys):
+    path = write(tmp_path / "a.parquet", [make_sample(0)])
+    assert mix.main([str(path), "--out", str(path)]) == 1
+    assert "also an input" in capsys.readouterr().err
+    assert mix.main([str(path), "--out", str(tmp_path / "b.parquet"), "--holdout", "1"]) == 1
+    assert "expected both or neither" in capsys.readouterr().err
+
+
+def test_check_passes_whole_files_and_counts_them(tmp_path, capsys):
+    path = write(tmp_path / "a.parquet", [make_sample(0), make_sample(1, segments=None)])
+    assert check.main([str(path)]) == 0
+    output = capsys.readouterr().out
+    assert "0 problems" in output
+    assert output.splitlines()[1].split() == [str(path), "2", "2", "1", "cats", "train"]
+
+
+def test_check_lists_every_broken_row_of_a_file(tmp_path, capsys):
+    rows = [make_sample(i).to_row() for i in range(4)]
+    rows[1]["extra_info"]["segments"] = [[10.0, 61.0]]
+    rows[2]["extra_info"]["answer"] = rows[2]["reward_model"]["ground_truth"] = "D"
+    rows[3]["extra_info"]["index"] = 0
+    pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), tmp_path / "a.parquet")
+    assert check.main([str(tmp_path / "a.parquet")]) == 1
+    output = capsys.readouterr().out
+    assert "row 1: segment (10.0, 61.0); expected 0 <= start < end <= 60.0 seconds" in output
+    assert "row 2: answer='D'; expected a letter A to C" in output
+    assert "index occurs twice (1)" in output
+    assert "3 problems" in output
+
+
+def test_check_reports_training_videos_in_an_evaluation_file(tmp_path, capsys):
+    train = write(tmp_path / "train.parquet", [make_sample(0, metadata={"source_video": "yt1"}), make_sample(1)])
+    test = write(
+        tmp_path / "test.parquet",
+        [
+            make_sample(7, split="test", video="other/name.mp4", metadata={"source_video": "yt1"}),
+            make_sample(1, split="test"),
+        ],
+    )
+    assert check.main([str(train), str(test)]) == 1
+    output = capsys.readouterr().out
+    assert "video is trained on and evaluated on (2)" in output
+    assert "sample stands in two files (1)" in output
+    assert "yt1: " in output
+
+
+def test_check_notes_what_is_odd_but_usable(tmp_path, capsys):
+    repeated = make_sample(2, question="what does cat 0 do", video="cats/0.mp4")
+    path = write(tmp_path / "a.parquet", [make_sample(0), make_sample(1, options=("Sleep", "jump", "sleep")), repeated])
+    assert check.main([str(path)]) == 0
+    output = capsys.readouterr().out
+    assert "note: question occurs twice under two ids (1)" in output
+    assert "note: options repeat a text (1)" in output
+
+
+def test_check_of_a_missing_file_is_a_problem_not_a_crash(tmp_path, capsys):
+    assert check.main([str(tmp_path / "none.parquet")]) == 1
+    assert "no such file" in capsys.readouterr().out
