@@ -1,0 +1,246 @@
+"""The tiny base model: a real Qwen2.5-VL of about a million parameters, with its tokenizer and processor.
+
+    seed -> tokenizer (byte-level BPE), image processor, architecture, untaught weights -> a checkpoint folder
+
+It loads like any checkpoint from the hub, offline: AutoProcessor, AutoModelForImageTextToText, vLLM, verl. Tags, pool
+indices, colours and shapes are one token each, so that a response has about ten tokens. The weights are random;
+`teach.py` gives them sight and manners.
+
+    python -m recipes.learning_study.tiny_model --out DIR --seed 0
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from transformers import (
+    GenerationConfig,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2_5_VLProcessor,
+    Qwen2TokenizerFast,
+    Qwen2VLImageProcessor,
+    Qwen2VLVideoProcessor,
+)
+
+from data_prep.synthetic import COLOURS, ORDER_PHRASING, ORDINALS, PHRASINGS, SHAPES
+from verl_videomtr.prompts import Prompts
+
+MAX_POOL_SIZE = 128
+"""Pool indices 0 to MAX_POOL_SIZE - 1 are one token each."""
+NOTHING = "nothing"
+"""The word that a thought uses for a part of the video in which no sign was seen."""
+FRAME_PX = 28
+"""A frame of 28 x 28 pixels is 2 x 2 patches of 14, merged into one visual token."""
+
+CONTROL_TOKENS = (
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|object_ref_start|>",
+    "<|object_ref_end|>",
+    "<|box_start|>",
+    "<|box_end|>",
+    "<|quad_start|>",
+    "<|quad_end|>",
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|vision_pad|>",
+    "<|image_pad|>",
+    "<|video_pad|>",
+)
+"""Qwen2.5-VL's own, in its order."""
+TAGS = ("<think>", "</think>", "<retrieve>", "</retrieve>", "<answer>", "</answer>")
+WORDS = tuple(f" {word}" for word in (*COLOURS, *SHAPES, NOTHING, *ORDINALS))
+"""With the space before them, so that text survives encoding and decoding unchanged."""
+PLAIN_TOKENS = (*TAGS, *WORDS, *(str(i) for i in range(MAX_POOL_SIZE)))
+"""One token each, but ordinary vocabulary: decoding with skip_special_tokens keeps them."""
+
+_PRE_TOKENS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+"""How Qwen2's tokenizer cuts text before merging bytes."""
+
+CHAT_TEMPLATE = (
+    "{%- for message in messages -%}"
+    "{{- '<|im_start|>' + message.role + '\\n' -}}"
+    "{%- if message.content is string -%}{{- message.content -}}"
+    "{%- else -%}{%- for part in message.content -%}"
+    "{%- if part.type == 'image' -%}{{- '<|vision_start|><|image_pad|><|vision_end|>' -}}"
+    "{%- elif part.type == 'video' -%}{{- '<|vision_start|><|video_pad|><|vision_end|>' -}}"
+    "{%- else -%}{{- part.text -}}{%- endif -%}"
+    "{%- endfor -%}{%- endif -%}"
+    "{{- '<|im_end|>\\n' -}}"
+    "{%- endfor -%}"
+    "{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}{%- endif -%}"
+)
+"""Of Qwen's form: rendering a conversation with one more message extends the rendering without it."""
+
+
+def make_tokenizer() -> Qwen2TokenizerFast:
+    """Make a byte-level BPE tokenizer that knows Qwen's control tokens and has a token for every word of the task."""
+    prompts = Prompts.load("tiny")
+    texts = [*prompts.templates.values(), *PHRASINGS, ORDER_PHRASING, "system user assistant", "A. B. C. D."]
+    bpe = Tokenizer(models.BPE())
+    bpe.normalizer = normalizers.NFC()
+    bpe.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(_PRE_TOKENS), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=512, min_frequency=1, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+    )
+    bpe.train_from_iterator(texts, trainer)
+    trained = json.loads(bpe.to_str())["model"]
+    tokenizer = Qwen2TokenizerFast(
+        vocab=trained["vocab"],
+        merges=[tuple(merge) for merge in trained["merges"]],
+        unk_token=None,
+        bos_token=None,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        additional_special_tokens=list(CONTROL_TOKENS[1:]),
+        model_max_length=32768,
+    )
+    tokenizer.add_tokens([AddedToken(token, normalized=False, special=False) for token in PLAIN_TOKENS])
+    tokenizer.chat_template = CHAT_TEMPLATE
+    return tokenizer
+
+
+def make_processor() -> Qwen2_5_VLProcessor:
+    """Make the processor: a frame of FRAME_PX stays as it is, a larger one is shrunk to at most 16 visual tokens."""
+    tokenizer = make_tokenizer()
+    size = {"shortest_edge": FRAME_PX**2, "longest_edge": (4 * FRAME_PX) ** 2}
+    patches = {"patch_size": 14, "temporal_patch_size": 2, "merge_size": 2, "size": size}
+    return Qwen2_5_VLProcessor(
+        image_processor=Qwen2VLImageProcessor(**patches),
+        tokenizer=tokenizer,
+        video_processor=Qwen2VLVideoProcessor(**patches),
+        chat_template=CHAT_TEMPLATE,
+    )
+
+
+def make_config(tokenizer: Qwen2TokenizerFast, *, num_layers: int = 4, hidden_size: int = 128) -> Qwen2_5_VLConfig:
+    """Describe the architecture; head size 32 is the smallest that vLLM's CPU attention takes."""
+    ids = {token: tokenizer.convert_tokens_to_ids(token) for token in CONTROL_TOKENS}
+    head_dim = 32
+    return Qwen2_5_VLConfig(
+        text_config={
+            "vocab_size": len(tokenizer),
+            "hidden_size": hidden_size,
+            "intermediate_size": 2 * hidden_size,
+            "num_hidden_layers": num_layers,
+            "num_attention_heads": hidden_size // head_dim,
+            "num_key_value_heads": hidden_size // head_dim // 2,
+            "max_position_embeddings": 4096,
+            "rms_norm_eps": 1e-6,
+            "rope_parameters": {"rope_type": "default", "mrope_section": [4, 6, 6], "rope_theta": 10000.0},
+            "bos_token_id": ids["<|endoftext|>"],
+            "eos_token_id": ids["<|im_end|>"],
+            "pad_token_id": ids["<|endoftext|>"],
+        },
+        vision_config={
+            "depth": 2,
+            "hidden_size": 64,
+            "intermediate_size": 128,
+            "num_heads": 2,
+            "out_hidden_size": hidden_size,
+            "fullatt_block_indexes": [1],
+            "window_size": 56,
+            "patch_size": 14,
+            "spatial_merge_size": 2,
+            "temporal_patch_size": 2,
+            "tokens_per_second": 2,
+        },
+        image_token_id=ids["<|image_pad|>"],
+        video_token_id=ids["<|video_pad|>"],
+        vision_start_token_id=ids["<|vision_start|>"],
+        vision_end_token_id=ids["<|vision_end|>"],
+        tie_word_embeddings=False,
+    )
+
+
+def make_model(tokenizer: Qwen2TokenizerFast, *, seed: int) -> Qwen2_5_VLForConditionalGeneration:
+    """Make the untaught model, float32, the same for the same seed."""
+    config = make_config(tokenizer)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = Qwen2_5_VLForConditionalGeneration(config).to(torch.float32)
+        _initialise(model)
+    end, pad = config.text_config.eos_token_id, config.text_config.pad_token_id
+    model.generation_config = GenerationConfig(
+        bos_token_id=pad, eos_token_id=[end, pad], pad_token_id=pad, do_sample=True
+    )
+    return model
+
+
+def _initialise(model: Qwen2_5_VLForConditionalGeneration) -> None:
+    """Draw weights at scales that a model this small can learn from.
+
+    At the library's std of 0.02, a text embedding has a hundredth of an image embedding's norm: the question's words
+    drown in the pictures, and no amount of teaching makes the model look where it is told to.
+    """
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if weight.dim() < 2:
+                continue
+            if "visual" in name:
+                weight.mul_(2.5)
+            elif "embed_tokens" in name:
+                weight.normal_(0, 0.5)
+            elif "lm_head" in name:
+                weight.normal_(0, 0.02)
+            else:
+                weight.normal_(0, 0.8 / weight.shape[1] ** 0.5)
+
+
+def save_checkpoint(
+    out: Path,
+    model: Qwen2_5_VLForConditionalGeneration,
+    processor: Qwen2_5_VLProcessor,
+    record: dict | None = None,
+) -> None:
+    """Save model and processor in the hub's layout, whole or not at all; replaces what is there.
+
+    Args:
+        record: written beside them as settings.json.
+    """
+    out.parent.mkdir(parents=True, exist_ok=True)
+    beside = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    try:
+        model.save_pretrained(beside)
+        processor.save_pretrained(beside)
+        if record is not None:
+            (beside / "settings.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        shutil.rmtree(out, ignore_errors=True)
+        beside.rename(out)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args(argv)
+    processor = make_processor()
+    model = make_model(processor.tokenizer, seed=arguments.seed)
+    save_checkpoint(arguments.out, model, processor)
+    num_parameters = sum(weight.numel() for weight in model.parameters())
+    print(f"{arguments.out}: {num_parameters:,} parameters, vocabulary {len(processor.tokenizer)}, untaught")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
