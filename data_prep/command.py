@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from data_prep.drops import DropList
-from data_prep.videos import keep_openable
+from data_prep.videos import Probed, keep_openable
 from verl_videomtr.sample import LETTERS, Sample, write_rows
 
 SHOWN_IDS = 3
@@ -57,14 +57,27 @@ def run(command: Callable[[argparse.Namespace], int], arguments: argparse.Namesp
         return 130
 
 
-def finish(samples: list[Sample], *, drops: DropList, out: Path, videos: Path | None) -> list[Sample]:
+def finish(
+    samples: list[Sample],
+    *,
+    drops: DropList,
+    out: Path,
+    videos: Path | None,
+    probed: Mapping[str, Probed] | None = None,
+) -> list[Sample]:
     """Check the videos if a root is given, write the rows and the list of drops, and print both in short.
 
+    Args:
+        videos: the video root.
+        probed: what opening the videos showed, where that was done before.
+
+    Returns:
+        The samples that were written, numbered.
     Raises:
         SampleError: nothing is left to write; the list of drops is printed first.
     """
     if videos is not None:
-        kept = keep_openable(samples, root=videos, drops=drops)
+        kept = keep_openable(samples, root=videos, drops=drops, probed=probed)
         samples = [replace(sample, index=index) for index, sample in enumerate(kept)]
     drop_path = out.with_name(f"{out.stem}.dropped.jsonl")
     print_drops(drops)

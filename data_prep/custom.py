@@ -153,7 +153,7 @@ def _run(arguments: argparse.Namespace) -> int:
         probed=probed,
     )
     print(f"records: {len(records):,}")
-    command.finish(samples, drops=drops, out=arguments.out, videos=arguments.videos)
+    command.finish(samples, drops=drops, out=arguments.out, videos=arguments.videos, probed=probed)
     return 0
 
 

@@ -1,17 +1,19 @@
-"""Which videos of a set of samples are there and open; only headers are read, no frame is decoded."""
+"""Which videos of a set of samples are there and open, and how long they are; one frame of each is decoded."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+
+from tqdm import tqdm
 
 from data_prep.drops import DropList, Dropped
 from verl_videomtr.sample import Sample, SampleError, resolve_video
 
 NUM_PROBES = 8
-"""Files probed at once: the work is waiting for the disk."""
+"""Files opened at once: the work is mostly waiting for the disk."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,23 +35,40 @@ def probe_videos(videos: Iterable[str], *, root: Path | None) -> dict[str, Probe
     """
     names = list(dict.fromkeys(videos))
     with ThreadPoolExecutor(NUM_PROBES) as pool:
-        return dict(zip(names, pool.map(lambda name: _probe(name, root=root), names), strict=True))
+        results = pool.map(lambda name: _probe(name, root=root), names)
+        # disable=None: no bar where stderr is a file.
+        return dict(zip(names, tqdm(results, total=len(names), desc="opening videos", disable=None), strict=True))
 
 
-def keep_openable(samples: list[Sample], *, root: Path, drops: DropList) -> list[Sample]:
-    """Return the samples whose video opens; list the others.
+def require_root(videos: Iterable[str], *, root: Path) -> None:
+    """Check that the video root is there and holds at least one of the videos.
 
     Raises:
-        SampleError: the root is not a directory, or not one of the videos is below it.
+        SampleError: it is not a directory, or not one of the videos is below it.
     """
     if not root.is_dir():
         raise SampleError(f"no such directory; expected the video root; {root}; check --videos")
-    probed = probe_videos((sample.video for sample in samples), root=root)
-    if samples and not any((root / name).exists() for name in probed):
+    names = list(dict.fromkeys(videos))
+    if names and not any((root / name).exists() for name in names):
         raise SampleError(
-            f"none of {len(probed):,} videos is below the video root; expected e.g. {root / samples[0].video}; "
+            f"none of {len(names):,} videos is below the video root; expected e.g. {root / names[0]}; "
             "move or link the videos there, or give their directory inside the root with --prefix"
         )
+
+
+def keep_openable(
+    samples: list[Sample], *, root: Path, drops: DropList, probed: Mapping[str, Probed] | None = None
+) -> list[Sample]:
+    """Return the samples whose video opens; list the others.
+
+    Args:
+        probed: what opening the videos showed, where that was done before.
+    Raises:
+        SampleError: the root is not a directory, or not one of the videos is below it.
+    """
+    require_root((sample.video for sample in samples), root=root)
+    if probed is None:
+        probed = probe_videos((sample.video for sample in samples), root=root)
     kept = []
     for sample in samples:
         problem = probed[sample.video].problem
