@@ -1,0 +1,367 @@
+"""Credit assignment with two discounts: rewards at turn ends -> an advantage and a return for every token.
+
+    turn level:   delta_k = r_k + gamma_turn * V(e_{k+1}) - V(e_k),  A_k = delta_k + gamma_turn * lam_turn * A_{k+1}
+    token level:  GAE inside each turn alone, with the reward A_k + V(e_k) at the turn's end e_k
+
+Three ways to give credit share their shapes: `bi_level_gae` (the default), `literal_gae` (the paper's sentence taken at
+its word) and `plain_gae` (one level, for comparison). All of them work on the packed response tokens in float64, with
+no loop over rows or tokens, on the device of their inputs.
+
+What counts as a response token is `turn_ids`, the episode's own record, never where a reward or the mask is non-zero:
+- e_k is the last token with turn id k. A turn without reward, or one whose tokens were rejected, keeps its end.
+- A token with a turn id but response_mask 0 was sampled and is not trained (rejection by rollout correction). It stays
+  in the recursions, so that rejecting it changes no other token; its own results are 0 and it is no part of whitening.
+- A token without a turn id (an observation within or between turns, padding) does not exist for the recursions.
+- A turn number that no row holds (a response of no tokens, a lost row) still takes its discount: gamma_turn^2 lies
+  between turns 0 and 2.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+_WHITEN_EPS = 1e-8
+_BLOCK_DECAY = 2.0**-200
+"""Over one block of `_decayed_cumsum`, weights fall to this; it keeps them far from float64's limits."""
+
+
+@torch.no_grad()
+def bi_level_gae(
+    token_level_rewards: torch.Tensor,
+    values: torch.Tensor,
+    response_mask: torch.Tensor,
+    turn_ids: torch.Tensor,
+    *,
+    trajectory_ids: torch.Tensor | Sequence[Hashable] | None = None,
+    gamma_turn: float = 0.95,
+    gamma_token: float = 1.0,
+    lam_turn: float = 1.0,
+    lam_token: float = 1.0,
+    whiten: bool = True,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Compute advantages and returns with one GAE over turns and one inside each turn.
+
+    delta_k = r_k + gamma_turn * V(e_{k+1}) - V(e_k), V(e_{K+1}) = 0, r_k the reward on the token e_k;
+    A_k = delta_k + gamma_turn * lam_turn * A_{k+1}. Inside turn k, GAE with gamma_token and lam_token over its tokens'
+    rewards, with A_k + V(e_k) in place of the reward on e_k and nothing flowing in from the next turn. So at
+    gamma_token = lam_token = lam_turn = 1 the return of a token in turn k is
+    sum_{j>=k} gamma_turn^(j-k) r_j, plus the per-token rewards from that token to the end of its own turn.
+
+    Args:
+        token_level_rewards: (bs, response_length) float; turn rewards on turn ends, and any per-token KL penalty.
+        values: (bs, response_length) float; the critic's V of each token.
+        response_mask: (bs, response_length); 1 = a token that is trained, 0 = observation, rejected token or padding.
+        turn_ids: (bs, response_length) int; number of the token's turn in its trajectory, -1 outside responses.
+        trajectory_ids: (bs,) names the trajectory of each row, in any order; a turn lies in one row. None: each row
+            is a trajectory of its own.
+        gamma_turn: discount per turn.
+        gamma_token: discount per token within a turn.
+        lam_turn: GAE's lambda between turns.
+        lam_token: GAE's lambda within a turn.
+        whiten: shift and scale advantages to mean 0 and variance 1 over the trained tokens.
+    Returns:
+        (advantages, returns), each (bs, response_length), in the inputs' floating type; exactly 0 where response_mask
+        is 0 and in rows without turns (padding). returns = advantages before whitening + values.
+    Raises:
+        ValueError: shapes differ, a trained token has no turn, a turn of one trajectory is in two rows or is split by
+            another turn, or a discount is outside [0, 1].
+    Source: arXiv 2508.20478v2, section 3.4, in the bi-level form of the framework that it was trained with.
+    """
+    _check_unit(gamma_turn=gamma_turn, gamma_token=gamma_token, lam_turn=lam_turn, lam_token=lam_token)
+    tokens = _pack(token_level_rewards, values, response_mask, turn_ids, trajectory_ids)
+    turns = tokens.turns
+    end_values = tokens.values[turns.ends]
+    next_values = torch.where(turns.gaps > 0, end_values.roll(1), 0.0)
+    deltas = tokens.rewards[turns.ends] + gamma_turn**turns.gaps * next_values - end_values
+    turn_advantages = _turn_scan(deltas, turns, gamma_turn * lam_turn)
+    return _unpack(tokens, _gae_within_turns(tokens, turn_advantages + end_values, gamma_token, lam_token), whiten)
+
+
+@torch.no_grad()
+def literal_gae(
+    token_level_rewards: torch.Tensor,
+    values: torch.Tensor,
+    response_mask: torch.Tensor,
+    turn_ids: torch.Tensor,
+    *,
+    trajectory_ids: torch.Tensor | Sequence[Hashable] | None = None,
+    accuracy_rewards: torch.Tensor | None = None,
+    gamma_turn: float = 0.95,
+    gamma_token: float = 1.0,
+    lam_token: float = 1.0,
+    whiten: bool = True,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Compute advantages and returns as the paper's sentence has it: only the answer flows back over turns.
+
+    The reward at the end of turn k < K is r_k + gamma_turn^(K-k) * R_acc, that of the last turn K is r_K; then GAE
+    inside each turn alone.
+
+    Args:
+        accuracy_rewards: (bs,) R_acc of each row's trajectory. None takes the whole reward on the trajectory's last
+            turn end for it, R_format^K included.
+    Other arguments, results and errors: as in `bi_level_gae`.
+    Source: arXiv 2508.20478v2, section 3.4. Departs from it: nowhere with `accuracy_rewards`.
+    """
+    _check_unit(gamma_turn=gamma_turn, gamma_token=gamma_token, lam_token=lam_token)
+    tokens = _pack(token_level_rewards, values, response_mask, turn_ids, trajectory_ids)
+    turns = tokens.turns
+    end_rewards = tokens.rewards[turns.ends]
+    if accuracy_rewards is None:
+        accuracy = end_rewards[turns.last]
+    elif accuracy_rewards.shape == (len(values),):
+        accuracy = accuracy_rewards.to(tokens.rewards)[turns.rows]
+    else:
+        raise ValueError(
+            f"accuracy_rewards has shape {tuple(accuracy_rewards.shape)}; expected ({len(values)},); literal_gae"
+        )
+    turns_left = turns.numbers[turns.last] - turns.numbers
+    flowing_back = torch.where(turns_left > 0, gamma_turn**turns_left * accuracy, 0.0)
+    return _unpack(tokens, _gae_within_turns(tokens, end_rewards + flowing_back, gamma_token, lam_token), whiten)
+
+
+@torch.no_grad()
+def plain_gae(
+    token_level_rewards: torch.Tensor,
+    values: torch.Tensor,
+    response_mask: torch.Tensor,
+    turn_ids: torch.Tensor,
+    *,
+    trajectory_ids: torch.Tensor | Sequence[Hashable] | None = None,
+    gamma: float = 1.0,
+    lam: float = 1.0,
+    whiten: bool = True,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Compute advantages and returns with one GAE over all response tokens of a trajectory, turn after turn.
+
+    On one row per trajectory this is verl's own `gae`; turns in several rows are joined in their order.
+
+    Args:
+        gamma: discount per token.
+        lam: GAE's lambda.
+    Other arguments, results and errors: as in `bi_level_gae`.
+    Source: arXiv 1506.02438, equation 16.
+    """
+    _check_unit(gamma=gamma, lam=lam)
+    tokens = _pack(token_level_rewards, values, response_mask, turn_ids, trajectory_ids)
+    turns = tokens.turns
+    # Join the turns of each trajectory, last to first; within a turn the tokens already stand last to first.
+    first = turns.lengths.cumsum(0) - turns.lengths
+    joined = torch.arange(len(tokens.values), device=values.device)
+    joined += (turns.ends - first).repeat_interleave(turns.lengths)
+    advantages = torch.empty_like(tokens.values)
+    advantages[joined] = _gae(tokens.rewards[joined], tokens.values[joined], first[turns.gaps == 0], gamma, lam)
+    return _unpack(tokens, advantages, whiten)
+
+
+@dataclass(frozen=True)
+class _Turns:
+    """The turns of a batch, those of one trajectory side by side from last to first; every field (num_turns,)."""
+
+    ends: torch.Tensor
+    """Position of e_k among the packed tokens."""
+    lengths: torch.Tensor
+    """Number of tokens."""
+    rows: torch.Tensor
+    """Row in the batch."""
+    numbers: torch.Tensor
+    """Number of the turn in its trajectory."""
+    trajectories: torch.Tensor
+    """Number of the trajectory."""
+    gaps: torch.Tensor
+    """Turns from this one to the next of its trajectory, 1 if none is missing; 0 for the last turn."""
+    last: torch.Tensor
+    """Position in these fields of the trajectory's last turn."""
+
+
+@dataclass(frozen=True)
+class _Tokens:
+    """The response tokens of a batch, packed in reversed order, so that every recursion runs forward."""
+
+    positions: torch.Tensor
+    """(num_tokens,) position in the flattened batch."""
+    rewards: torch.Tensor
+    """(num_tokens,) float64."""
+    values: torch.Tensor
+    """(num_tokens,) float64."""
+    is_trained: torch.Tensor
+    """(num_tokens,) bool."""
+    turns: _Turns
+    shape: torch.Size
+    """(bs, response_length)"""
+    dtype: torch.dtype
+    """Of the results."""
+
+
+def _pack(
+    token_level_rewards: torch.Tensor,
+    values: torch.Tensor,
+    response_mask: torch.Tensor,
+    turn_ids: torch.Tensor,
+    trajectory_ids: torch.Tensor | Sequence[Hashable] | None,
+) -> _Tokens:
+    """Check a batch and gather its response tokens."""
+    shapes = [tuple(x.shape) for x in (token_level_rewards, values, response_mask, turn_ids)]
+    if len(set(shapes)) != 1 or values.dim() != 2:
+        raise ValueError(
+            f"token_level_rewards, values, response_mask, turn_ids have shapes {shapes}; "
+            "expected one shape (bs, response_length); credit assignment"
+        )
+    width = values.shape[1]
+    positions = (turn_ids >= 0).flatten().nonzero().squeeze(1).flip(0)
+    rows = positions.div(width, rounding_mode="floor") if width else positions
+    is_trained = response_mask.flatten()[positions] != 0
+    _check_mask(response_mask, rows, is_trained)
+    dtype = torch.promote_types(token_level_rewards.dtype, values.dtype)
+    return _Tokens(
+        positions=positions,
+        rewards=token_level_rewards.flatten()[positions].double(),
+        values=values.flatten()[positions].double(),
+        is_trained=is_trained,
+        turns=_find_turns(rows, turn_ids.flatten()[positions], _trajectory_numbers(trajectory_ids, turn_ids)),
+        shape=values.shape,
+        dtype=dtype if dtype.is_floating_point else torch.float32,
+    )
+
+
+def _find_turns(rows: torch.Tensor, token_turns: torch.Tensor, trajectory_of_row: torch.Tensor) -> _Turns:
+    """Find the turns among packed tokens: runs of one turn number in one row."""
+    starts_run = torch.ones_like(rows, dtype=torch.bool)
+    starts_run[1:] = (rows[1:] != rows[:-1]) | (token_turns[1:] != token_turns[:-1])
+    ends = starts_run.nonzero().squeeze(1)
+    lengths = torch.diff(ends, append=ends.new_tensor([len(rows)]))
+    numbers, trajectories = token_turns[ends].long(), trajectory_of_row[rows[ends]]
+    order = numbers.argsort(descending=True, stable=True)
+    order = order[trajectories[order].argsort(stable=True)]
+    ends, lengths, numbers, trajectories = ends[order], lengths[order], numbers[order], trajectories[order]
+    has_next = torch.zeros_like(ends, dtype=torch.bool)
+    has_next[1:] = trajectories[1:] == trajectories[:-1]
+    gaps = torch.where(has_next, numbers.roll(1) - numbers, 0)
+    if bool((has_next & (gaps == 0)).any()):
+        twice = int((has_next & (gaps == 0)).nonzero()[0])
+        raise ValueError(
+            f"turn {int(numbers[twice])} of the trajectory of row {int(rows[ends[twice]])} appears twice; "
+            "expected each turn once, as one run in one row; turn_ids and trajectory_ids; "
+            "give rows of different trajectories different ids"
+        )
+    return _Turns(
+        ends=ends,
+        lengths=lengths,
+        rows=rows[ends],
+        numbers=numbers,
+        trajectories=trajectories,
+        gaps=gaps,
+        last=torch.where(has_next, 0, torch.arange(len(ends), device=ends.device)).cummax(0).values,
+    )
+
+
+def _turn_scan(deltas: torch.Tensor, turns: _Turns, decay: float) -> torch.Tensor:
+    """Solve A_k = delta_k + decay^(gap to the next turn) * A_next over every trajectory, by doubling the reach."""
+    sums, reach = deltas, 1
+    while reach < len(sums):
+        same = turns.trajectories[reach:] == turns.trajectories[:-reach]
+        if not bool(same.any()):
+            break
+        distance = torch.where(same, turns.numbers[:-reach] - turns.numbers[reach:], 0)
+        further = torch.where(same, decay**distance * sums[:-reach], 0.0)
+        sums = torch.cat([sums[:reach], sums[reach:] + further])
+        reach *= 2
+    return sums
+
+
+def _gae_within_turns(tokens: _Tokens, end_rewards: torch.Tensor, gamma: float, lam: float) -> torch.Tensor:
+    """Run GAE inside each turn, with these rewards on the turn ends."""
+    rewards = tokens.rewards.index_copy(0, tokens.turns.ends, end_rewards)
+    return _gae(rewards, tokens.values, tokens.turns.ends.sort().values, gamma, lam)
+
+
+def _gae(rewards: torch.Tensor, values: torch.Tensor, starts: torch.Tensor, gamma: float, lam: float) -> torch.Tensor:
+    """Run GAE over runs of tokens in reversed order: x_i = delta_i + gamma * lam * x_{i-1}, afresh at every start.
+
+    A start is the last token of its run, with V = 0 behind it.
+
+    Args:
+        starts: (num_runs,) ascending; the first is 0.
+    """
+    num_tokens, decay = len(values), gamma * lam
+    deltas = rewards - values
+    deltas[1:] += gamma * values[:-1]
+    deltas[starts] = rewards[starts] - values[starts]
+    if decay == 0 or num_tokens == 0:
+        return deltas
+    # Sum over all runs at once, then take off what flowed in over each start.
+    sums = _decayed_cumsum(deltas, decay)
+    inflow = torch.where(starts > 0, sums[starts - 1], 0.0)
+    lengths = torch.diff(starts, append=starts.new_tensor([num_tokens]))
+    inflow = inflow.repeat_interleave(lengths)
+    if decay != 1:
+        steps = torch.arange(1, num_tokens + 1, device=values.device) - starts.repeat_interleave(lengths)
+        inflow *= decay**steps
+    return sums - inflow
+
+
+def _decayed_cumsum(x: torch.Tensor, decay: float) -> torch.Tensor:
+    """Compute y_i = x_i + decay * y_{i-1}.
+
+    y_i = decay^i * cumsum(decay^-j x_j), in blocks so short that decay^-j stays finite and so long that what comes
+    from before the previous block has decayed to nothing. Partial sums grow with the weights, so nothing cancels.
+    """
+    if decay == 1:
+        return x.cumsum(0)
+    num = len(x)
+    block = min(num, max(1, math.floor(math.log(_BLOCK_DECAY) / math.log(decay))))
+    weights = decay ** torch.arange(block, device=x.device, dtype=x.dtype)
+    blocks = torch.nn.functional.pad(x, (0, -num % block)).view(-1, block)
+    sums = (blocks / weights).cumsum(1) * weights
+    sums[1:] += decay * weights * sums[:-1, -1:].clone()
+    return sums.flatten()[:num]
+
+
+def _unpack(tokens: _Tokens, advantages: torch.Tensor, whiten: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """Whiten, and put the trained tokens' results where the tokens stand."""
+    positions, trained = tokens.positions[tokens.is_trained], advantages[tokens.is_trained]
+    returns = trained + tokens.values[tokens.is_trained]
+    if whiten and len(trained):
+        centred = trained - trained.mean()
+        variance = centred.square().sum() / max(1, len(trained) - 1)
+        trained = centred * torch.rsqrt(variance + _WHITEN_EPS)
+    results = []
+    for result in (trained, returns):
+        full = torch.zeros(tokens.shape, dtype=tokens.dtype, device=result.device)
+        full.view(-1)[positions] = result.to(tokens.dtype)
+        results.append(full)
+    return results[0], results[1]
+
+
+def _trajectory_numbers(
+    trajectory_ids: torch.Tensor | Sequence[Hashable] | None, turn_ids: torch.Tensor
+) -> torch.Tensor:
+    """(bs,) the trajectory of each row as a number."""
+    num_rows, device = len(turn_ids), turn_ids.device
+    if trajectory_ids is None:
+        return torch.arange(num_rows, device=device)
+    if len(trajectory_ids) != num_rows:
+        raise ValueError(f"{len(trajectory_ids)} trajectory_ids; expected one for each of the {num_rows} rows")
+    names = trajectory_ids.tolist() if isinstance(trajectory_ids, torch.Tensor) else list(trajectory_ids)
+    numbers: dict[Hashable, int] = {}
+    return torch.tensor([numbers.setdefault(name, len(numbers)) for name in names], dtype=torch.long, device=device)
+
+
+def _check_mask(response_mask: torch.Tensor, rows: torch.Tensor, is_trained: torch.Tensor) -> None:
+    has_turns = torch.zeros(len(response_mask), dtype=torch.bool, device=response_mask.device)
+    has_turns[rows] = True
+    num_outside = int((response_mask != 0).sum(1)[has_turns].sum()) - int(is_trained.sum())
+    if num_outside:
+        raise ValueError(
+            f"{num_outside} tokens have response_mask 1 and turn id -1; expected every trained token "
+            "to belong to a turn; turn_ids; number the tokens from the episode's record"
+        )
+
+
+def _check_unit(**discounts: float) -> None:
+    for name, value in discounts.items():
+        if not 0 <= value <= 1:
+            raise ValueError(f"{name}={value}; expected a number in [0, 1]; credit assignment")
