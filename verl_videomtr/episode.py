@@ -247,6 +247,7 @@ class Episode:
             last_turn=is_last,
             unit=self.config.unit,
             frame_times_seconds=self.times_seconds,
+            duration_seconds=self.duration_seconds,
             max_answer_chars=self.config.max_answer_chars,
         )
         returned: list[int] = []
