@@ -12,26 +12,22 @@ from collections.abc import Callable, Iterable, Iterator
 import numpy as np
 from av.container import InputContainer
 from av.packet import Packet
-from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 from av.video.reformatter import Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 
 from verl_videomtr.video.container import open_video
 from verl_videomtr.video.errors import DamagedVideoError, VideoTimestampError
-from verl_videomtr.video.probe import VideoProbe
+from verl_videomtr.video.plan import PoolPlan
 
 RESAMPLER = "swscale-bicubic"
 
 
-def decode_sparse(
-    probe: VideoProbe, wanted_pts: np.ndarray, size: tuple[int, int], *, tick: Callable[[], None] = lambda: None
-) -> np.ndarray:
-    """Decode the frames shown at `wanted_pts`, touching only what they depend on.
+def decode_sparse(plan: PoolPlan, rows: np.ndarray, *, tick: Callable[[], None]) -> np.ndarray:
+    """Decode the pool frames `rows`, touching only what they depend on.
 
     Args:
-        wanted_pts: (n,) int64, strictly rising, out of `probe.frame_pts`.
-        size: (height, width) of the frames returned, upright.
+        rows: (n,) int64, strictly rising pool indices.
         tick: called for every packet, to show that decoding is moving.
     Returns:
         (n, height, width, 3) uint8 RGB.
@@ -39,86 +35,101 @@ def decode_sparse(
         VideoTimestampError: a wanted frame did not come out.
         DamagedVideoError: decoding failed, or a wanted frame is marked corrupt.
     """
-    with open_video(probe.path) as (container, stream):
-        frames = _sparse_frames(container, stream, probe, wanted_pts, tick)
-        return _collect(frames, probe, wanted_pts, size)
+    with open_video(plan.path) as (container, stream):
+        frames = _sparse_frames(container, stream, plan, plan.source.frame_pts[rows], tick)
+        return _collect(((frame.pts, frame) for frame in frames), plan, plan.source.frame_pts[rows])
 
 
-def decode_all(
-    probe: VideoProbe, wanted_pts: np.ndarray, size: tuple[int, int], *, tick: Callable[[], None] = lambda: None
-) -> np.ndarray:
-    """Decode from the first packet on, in full, and keep the frames shown at `wanted_pts`; as `decode_sparse`."""
-    with open_video(probe.path) as (container, stream):
-        return _collect(_all_frames(container, stream, wanted_pts, tick), probe, wanted_pts, size)
+def decode_all(plan: PoolPlan, rows: np.ndarray, *, tick: Callable[[], None]) -> np.ndarray:
+    """Decode from the first packet on, in full, and keep the pool frames `rows`; as `decode_sparse`.
+
+    A file whose frames carry no presentation time is read to its end: its frames are known by their order, which can
+    be relied on only if as many came out as its packets promise.
+    """
+    with open_video(plan.path) as (container, stream):
+        frames = _all_frames(container, stream, tick)
+        if plan.source.has_pts:
+            return _collect(((frame.pts, frame) for frame in frames), plan, plan.source.frame_pts[rows])
+        return _collect(_counted(frames, plan), plan, plan.frame_idx[rows])
 
 
-def _collect(
-    frames: Iterable[VideoFrame], probe: VideoProbe, wanted_pts: np.ndarray, size: tuple[int, int]
-) -> np.ndarray:
-    height, width = size
-    turns = probe.rotation_degrees // 90
+def _counted(frames: Iterable[VideoFrame], plan: PoolPlan) -> Iterator[tuple[int, VideoFrame]]:
+    count = 0
+    for count, frame in enumerate(frames, start=1):
+        yield count - 1, frame
+    if count != plan.num_video_frames:
+        raise VideoTimestampError(
+            f"has frames without a presentation time, and {count} came out of {plan.num_video_frames} packets",
+            path=plan.path,
+            remedy="re-encode it to MP4",
+        )
+
+
+def _collect(frames: Iterable[tuple[int | None, VideoFrame]], plan: PoolPlan, wanted: np.ndarray) -> np.ndarray:
+    height, width = plan.size
+    turns = plan.source.rotation_degrees // 90
     stored = (width, height) if turns % 2 else (height, width)
     reformatter = VideoReformatter()
-    out = np.empty((len(wanted_pts), height, width, 3), dtype=np.uint8)
-    missing = {int(pts): row for row, pts in enumerate(wanted_pts)}
-    for frame in frames:
-        row = None if frame.pts is None else missing.pop(frame.pts, None)
+    out = np.empty((len(wanted), height, width, 3), dtype=np.uint8)
+    missing: dict[int | None, int] = {int(mark): row for row, mark in enumerate(wanted)}
+    for mark, frame in frames:
+        row = missing.pop(mark, None)
         if row is None:
             continue
         if frame.is_corrupt:
-            raise DamagedVideoError(f"has a corrupt frame at pts {frame.pts}", path=probe.path)
-        small = reformatter.reformat(frame, stored[1], stored[0], "rgb24", interpolation=Interpolation.BICUBIC)
+            raise DamagedVideoError(f"has a corrupt frame at pts {mark}", path=plan.path)
+        small = reformatter.reformat(
+            frame, stored[1], stored[0], "rgb24", interpolation=Interpolation.BICUBIC, threads=1
+        )
         out[row] = np.rot90(small.to_ndarray(), turns)
-        if not missing:
+        if not missing and plan.source.has_pts:
             return out
-    raise VideoTimestampError(
-        f"did not give {len(missing)} of the {len(wanted_pts)} frames asked for (first: pts {min(missing)})",
-        path=probe.path,
-    )
+    if missing:
+        raise VideoTimestampError(
+            f"did not give {len(missing)} of the {len(wanted)} frames asked for (first: {next(iter(missing))})",
+            path=plan.path,
+        )
+    return out
 
 
-def _all_frames(
-    container: InputContainer, stream: VideoStream, wanted_pts: np.ndarray, tick: Callable[[], None]
-) -> Iterator[VideoFrame]:
+def _all_frames(container: InputContainer, stream: VideoStream, tick: Callable[[], None]) -> Iterator[VideoFrame]:
     for packet in container.demux(stream):
         tick()
-        yield from packet.decode()
+        yield from stream.codec_context.decode(packet if packet.size else None)
 
 
 def _sparse_frames(
     container: InputContainer,
     stream: VideoStream,
-    probe: VideoProbe,
+    plan: PoolPlan,
     wanted_pts: np.ndarray,
     tick: Callable[[], None],
 ) -> Iterator[VideoFrame]:
-    context = stream.codec_context
+    context, source = stream.codec_context, plan.source
     wanted = {int(pts) for pts in wanted_pts}
-    key_of = np.searchsorted(probe.key_pts, wanted_pts, side="right") - 1
-    groups = {int(k): {int(pts) for pts in wanted_pts[key_of == k]} for k in np.unique(key_of)}
+    key_of = np.searchsorted(source.key_pts, wanted_pts, side="right") - 1
+    groups = {int(source.key_pts[key]): {int(pts) for pts in wanted_pts[key_of == key]} for key in np.unique(key_of)}
+    seek_dts = dict(zip(source.key_pts.tolist(), source.key_dts.tolist(), strict=True))
     packets = _packets(container, stream, tick)
     while groups:
-        key = min(groups)
-        key_pts = int(probe.key_pts[key])
-        if probe.seeks:
-            container.seek(int(probe.key_dts[key]), stream=stream, backward=True)
+        key_pts = min(groups)
+        pending = groups.pop(key_pts)
+        if source.seeks:
+            container.seek(seek_dts[key_pts], stream=stream, backward=True)
             packets = _packets(container, stream, tick)
-        pending = groups.pop(key)
-        started = False
-        for packet in packets:
-            if not started:
-                started = packet.is_keyframe and packet.pts == key_pts
-                if not started:
-                    continue
-            pending |= _reached_group(groups, probe, packet)
-            yield from _decode(context, packet, full=packet.pts in wanted)
+        for packet in _from_key(packets, key_pts):
+            if packet.is_keyframe:
+                # A frame stored behind the next key frame is still awaited: that key frame's own frames join it.
+                pending |= groups.pop(packet.pts or 0, set())
+            context.skip_frame = "DEFAULT" if packet.pts in wanted else "NONREF"
+            yield from context.decode(packet)
             pending.discard(packet.pts)
             if not pending:
                 break
         yield from context.decode(None)
         context.flush_buffers()
         if pending:
-            raise VideoTimestampError(f"has no packet for pts {min(pending)} after a seek", path=probe.path)
+            raise VideoTimestampError(f"has no packet for pts {min(pending)} after a seek", path=plan.path)
 
 
 def _packets(container: InputContainer, stream: VideoStream, tick: Callable[[], None]) -> Iterator[Packet]:
@@ -128,16 +139,10 @@ def _packets(container: InputContainer, stream: VideoStream, tick: Callable[[], 
             yield packet
 
 
-def _reached_group(groups: dict[int, set[int]], probe: VideoProbe, packet: Packet) -> set[int]:
-    """Take over the group whose key frame is passed while an earlier group waits for frames stored behind it."""
-    if not packet.is_keyframe or not groups:
-        return set()
-    key = min(groups)
-    return groups.pop(key) if packet.pts == int(probe.key_pts[key]) else set()
-
-
-def _decode(context: VideoCodecContext, packet: Packet, *, full: bool) -> list[VideoFrame]:
-    skip = "DEFAULT" if full else "NONREF"
-    if context.skip_frame != skip:
-        context.skip_frame = skip  # type: ignore[assignment]
-    return context.decode(packet)
+def _from_key(packets: Iterator[Packet], key_pts: int) -> Iterator[Packet]:
+    for packet in packets:
+        if packet.is_keyframe and packet.pts == key_pts:
+            yield packet
+            break
+    for packet in packets:  # Not `yield from`, which would close `packets` together with this generator.
+        yield packet

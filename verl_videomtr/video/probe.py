@@ -52,9 +52,13 @@ class VideoProbe:
     key_pts: np.ndarray
     """(K,) int64, rising: the presentation times of the frames at which decoding can start."""
     key_dts: np.ndarray
-    """(K,) int64: their decoding times, by which a seek finds them; NO_PTS where unknown."""
+    """(K,) int64: their decoding times, by which a seek finds them; the presentation times where unknown."""
     last_duration: int
     """Ticks for which the last frame is shown."""
+    has_pts: bool
+    """False where packets lack presentation times: `frame_pts` then holds decoding times, and order names frames."""
+    has_hidden_frames: bool
+    """Whether packets exist that are decoded and not shown, as before the start of an edit list."""
 
     @property
     def num_frames(self) -> int:
@@ -79,7 +83,7 @@ class VideoProbe:
     @property
     def seeks(self) -> bool:
         """Whether a seek to a key frame can be trusted in this container."""
-        return self.container in INDEXED_CONTAINERS and not np.any(self.key_dts == NO_PTS)
+        return self.has_pts and self.container in INDEXED_CONTAINERS
 
     @property
     def display_size(self) -> tuple[float, float]:
@@ -99,9 +103,13 @@ def probe(path: str | Path, *, tick: Callable[[], None] = lambda: None) -> Video
     with open_video(path) as (container, stream):
         table = _packet_table(container, stream, tick)
         _require_whole(stream, table, path)
+        has_pts = not np.any(table["pts"] == NO_PTS)
+        if not has_pts:
+            table["pts"] = table["dts"]
         shown, keys, last_duration = _order(table, stream, path)
         frame = _first_frame(container, stream, path)
         sample_aspect = stream.sample_aspect_ratio
+        key_pts, key_dts = table["pts"][keys], table["dts"][keys]
         return VideoProbe(
             path=str(path),
             container=container_name(container),
@@ -112,9 +120,11 @@ def probe(path: str | Path, *, tick: Callable[[], None] = lambda: None) -> Video
             rotation_degrees=_rotation(frame, path),
             time_base=Fraction(stream.time_base or 0),
             frame_pts=shown,
-            key_pts=table["pts"][keys],
-            key_dts=table["dts"][keys],
+            key_pts=key_pts,
+            key_dts=np.where(key_dts == NO_PTS, key_pts, key_dts),
             last_duration=last_duration,
+            has_pts=has_pts,
+            has_hidden_frames=len(shown) != len(table),
         )
 
 
