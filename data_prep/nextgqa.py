@@ -103,11 +103,16 @@ def print_counts(counts: Counts, *, split: str, kept: int) -> None:
 
 
 def _spans(grounding: Mapping[str, Any], *, video_id: str, qid: str) -> tuple[float, list[list[float]]]:
-    video = grounding.get(video_id, {"location": {}})
-    spans = video["location"].get(qid)
+    video = grounding.get(video_id)
+    if video is None:
+        raise Dropped("no grounding", f"video {video_id} is not in the file")
+    try:
+        spans, duration_seconds = video["location"].get(qid), float(video["duration"])
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise Dropped("malformed grounding", f"video {video_id}: {str(video)[:100]}") from None
     if not spans:
         raise Dropped("no grounding", f"video {video_id}, question {qid}")
-    return float(video["duration"]), spans
+    return duration_seconds, spans
 
 
 def _sample_id(record: Mapping[str, Any], *, split: str) -> str:
