@@ -9,7 +9,7 @@ from typing import Any
 from data_prep.drops import Dropped, text_of
 from verl_videomtr.sample import LETTERS
 
-_INLINE_OPTION = re.compile(r"\n\s*\(?([A-Z])[).:]\s*")
+_INLINE_OPTIONS = (re.compile(r"\n\s*\(([A-Z])\)\s*"), re.compile(r"\n\s*([A-Z])[).:]\s+"))
 _LETTER = re.compile(r"^\(?([A-Za-z])\)?[.:]?$")
 
 
@@ -30,11 +30,12 @@ def strip_letters(options: Sequence[Any]) -> tuple[str, ...]:
 
 def split_inline_options(text: str) -> tuple[str, tuple[str, ...]]:
     """Split "question\\n(A) one\\n(B) two" into the question and its options; no options if they are not A, B, ..."""
-    parts = _INLINE_OPTION.split(text)
-    letters, texts = parts[1::2], parts[2::2]
-    if len(letters) < 2 or "".join(letters) != LETTERS[: len(letters)]:
-        return text.strip(), ()
-    return parts[0].strip(), tuple(option.strip() for option in texts)
+    for pattern in _INLINE_OPTIONS:
+        parts = pattern.split(text)
+        letters, texts = parts[1::2], parts[2::2]
+        if len(letters) >= 2 and "".join(letters) == LETTERS[: len(letters)]:
+            return parts[0].strip(), tuple(option.strip() for option in texts)
+    return text.strip(), ()
 
 
 def letter_of_index(index: Any, options: Sequence[str]) -> str:
@@ -50,7 +51,7 @@ def letter_of_index(index: Any, options: Sequence[str]) -> str:
 
 
 def letter_of_text(answer: Any, options: Sequence[str]) -> str:
-    """Return the letter of the first option with exactly this text (the official scorers' rule).
+    """Return the letter of the option with exactly this text; of the last one, as MLVU scores, where several have it.
 
     Raises:
         Dropped: no option has this text.
@@ -58,7 +59,7 @@ def letter_of_text(answer: Any, options: Sequence[str]) -> str:
     text = text_of(answer)
     if text not in options:
         raise Dropped("answer is not among the options", f"{text!r} in {list(options)}")
-    return LETTERS[list(options).index(text)]
+    return LETTERS[max(position for position, option in enumerate(options) if option == text)]
 
 
 def letter_of_letter(answer: Any, options: Sequence[str]) -> str:

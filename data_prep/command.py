@@ -23,8 +23,13 @@ def parser(description: str, *, example: str) -> argparse.ArgumentParser:
     )
 
 
-def add_output_arguments(arguments: argparse.ArgumentParser, *, prefix: str) -> None:
-    """Add --videos, --prefix and --out."""
+def add_output_arguments(arguments: argparse.ArgumentParser, *, prefix: str | None) -> None:
+    """Add --videos, --prefix and --out.
+
+    Args:
+        prefix: default directory of the source below the video root; None = the source's name, known later.
+    """
+    shown = "the source's name" if prefix is None else repr(prefix)
     arguments.add_argument(
         "--videos",
         type=Path,
@@ -35,7 +40,7 @@ def add_output_arguments(arguments: argparse.ArgumentParser, *, prefix: str) -> 
         "--prefix",
         default=prefix,
         metavar="DIR",
-        help=f"directory of this source inside the video root, '' for the root itself (default: {prefix!r})",
+        help=f"directory of this source inside the video root, '' for the root itself (default: {shown})",
     )
     arguments.add_argument("--out", type=Path, required=True, metavar="FILE.parquet", help="the rows; see README.md")
 

@@ -74,6 +74,8 @@ def collect(
             drops.add(name(record), dropped)
         except SampleError as error:
             drops.add(name(record), Dropped("breaks the row schema", str(error)))
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            drops.add(name(record), Dropped("malformed record", f"{type(error).__name__}: {error}"))
     return samples
 
 

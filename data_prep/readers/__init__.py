@@ -1,0 +1,1 @@
+"""One module per benchmark: its files in the shapes they are published in -> samples to evaluate on."""
