@@ -15,6 +15,8 @@ from verl_videomtr.video.plan import PoolPlan
 
 _FRAMES_AT_ONCE = 8
 _CONTAINERS = ("mov", "matroska")
+_CODECS = ("h264", "mpeg4", "vp8", "vp9")
+"""Not HEVC: with open groups, which x265 makes by default, decord returns frames several positions off."""
 
 
 def decode_decord(plan: PoolPlan, rows: np.ndarray, *, tick: Callable[[], None]) -> np.ndarray:
@@ -25,7 +27,8 @@ def decode_decord(plan: PoolPlan, rows: np.ndarray, *, tick: Callable[[], None])
         VideoTimestampError: its frame table differs from the packets'.
     """
     source = plan.source
-    if source.container not in _CONTAINERS or not source.has_pts or source.has_hidden_frames or source.codec == "av1":
+    safe = source.container in _CONTAINERS and source.codec in _CODECS
+    if not safe or not source.has_pts or source.has_hidden_frames or source.has_open_groups:
         raise DecoderUnavailableError(
             f"decord does not read this {source.codec} in {source.container} reliably",
             path=plan.path,

@@ -22,6 +22,9 @@ from verl_videomtr.video.plan import PoolPlan
 
 RESAMPLER = "swscale-bicubic"
 
+_SKIPPING_CODECS = frozenset({"h264", "hevc", "mpeg4", "mpeg2video"})
+"""Codecs whose FFmpeg decoder heeds `skip_frame` packet by packet and whose streams have frames without dependants."""
+
 
 def decode_sparse(plan: PoolPlan, rows: np.ndarray, *, tick: Callable[[], None]) -> np.ndarray:
     """Decode the pool frames `rows`, touching only what they depend on.
@@ -72,7 +75,13 @@ def _collect(frames: Iterable[tuple[int | None, VideoFrame]], plan: PoolPlan, wa
     reformatter = VideoReformatter()
     out = np.empty((len(wanted), height, width, 3), dtype=np.uint8)
     missing: dict[int | None, int] = {int(mark): row for row, mark in enumerate(wanted)}
+    last = None
     for mark, frame in frames:
+        if mark is not None and last is not None and mark < last:
+            raise VideoTimestampError(
+                f"has presentation times that contradict the order of its frames ({mark} after {last})", path=plan.path
+            )
+        last = mark if mark is not None else last
         row = missing.pop(mark, None)
         if row is None:
             continue
@@ -121,7 +130,11 @@ def _sparse_frames(
             if packet.is_keyframe:
                 # A frame stored behind the next key frame is still awaited: that key frame's own frames join it.
                 pending |= groups.pop(packet.pts or 0, set())
-            context.skip_frame = "DEFAULT" if packet.pts in wanted else "NONREF"
+            elif packet.pts is not None and packet.pts < key_pts:
+                # Shown before its key frame: it needs the previous group, and belongs to a group of that one.
+                continue
+            if source.codec in _SKIPPING_CODECS:
+                context.skip_frame = "DEFAULT" if packet.pts in wanted else "NONREF"
             yield from context.decode(packet)
             pending.discard(packet.pts)
             if not pending:

@@ -6,6 +6,7 @@ sparse read needs. Nothing is taken from headers that the packets can contradict
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 from av.container import InputContainer
+from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
@@ -26,6 +28,9 @@ from verl_videomtr.video.errors import (
 
 TRUNCATED_SHARE = 0.98
 """A file holding less than this share of the frames that its own index lists is cut short, and refused."""
+
+MAX_BACK_SECONDS = 1.0
+"""Decoding times that fall back by more than this are a second recording, not disorder."""
 
 NO_PTS = np.iinfo(np.int64).min
 
@@ -59,6 +64,8 @@ class VideoProbe:
     """False where packets lack presentation times: `frame_pts` then holds decoding times, and order names frames."""
     has_hidden_frames: bool
     """Whether packets exist that are decoded and not shown, as before the start of an edit list."""
+    has_open_groups: bool
+    """Whether H.264 key frames exist behind which frames refer to what was before (open groups, intra refresh)."""
 
     @property
     def num_frames(self) -> int:
@@ -102,10 +109,13 @@ def probe(path: str | Path, *, tick: Callable[[], None] = lambda: None) -> Video
     """
     with open_video(path) as (container, stream):
         table = _packet_table(container, stream, tick)
-        _require_whole(stream, table, path)
-        has_pts = not np.any(table["pts"] == NO_PTS)
+        _require_whole(stream, table, container_name(container), path)
+        # AVI stores no presentation times; those made up for reordered frames are wrong.
+        made_up = container_name(container) == "avi" and stream.codec_context.has_b_frames
+        has_pts = not made_up and not np.any(table["pts"] == NO_PTS)
         if not has_pts:
             table["pts"] = table["dts"]
+        has_open_groups = _keep_clean_starts(table)
         shown, keys, last_duration = _order(table, stream, path)
         frame = _first_frame(container, stream, path)
         sample_aspect = stream.sample_aspect_ratio
@@ -125,14 +135,16 @@ def probe(path: str | Path, *, tick: Callable[[], None] = lambda: None) -> Video
             last_duration=last_duration,
             has_pts=has_pts,
             has_hidden_frames=len(shown) != len(table),
+            has_open_groups=has_open_groups,
         )
 
 
-_PACKET = np.dtype([("pts", "i8"), ("dts", "i8"), ("duration", "i8"), ("key", "?"), ("shown", "?")])
+_PACKET = np.dtype([("pts", "i8"), ("dts", "i8"), ("duration", "i8"), ("key", "?"), ("clean", "?"), ("shown", "?")])
 
 
 def _packet_table(container: InputContainer, stream: VideoStream, tick: Callable[[], None]) -> np.ndarray:
     rows = []
+    starts_clean = _clean_start_test(stream)
     for packet in container.demux(stream):
         if packet.size == 0:
             continue
@@ -143,6 +155,7 @@ def _packet_table(container: InputContainer, stream: VideoStream, tick: Callable
                 NO_PTS if dts is None else dts,
                 packet.duration or 0,
                 packet.is_keyframe,
+                packet.is_keyframe and starts_clean(packet),
                 not (packet.is_discard or packet.is_corrupt),
             )
         )
@@ -151,15 +164,54 @@ def _packet_table(container: InputContainer, stream: VideoStream, tick: Callable
     return np.array(rows, dtype=_PACKET)
 
 
-def _require_whole(stream: VideoStream, table: np.ndarray, path: str | Path) -> None:
+def _clean_start_test(stream: VideoStream) -> Callable[[Packet], bool]:
+    """Return the test for a key packet at which H.264 decoding starts without a memory of earlier frames (IDR)."""
+    context = stream.codec_context
+    if context.codec.canonical_name != "h264":
+        return lambda packet: True
+    header = context.extradata or b""
+    if header[:1] != b"\x01" or len(header) < 5:
+        return lambda packet: _ANNEX_B_IDR.search(bytes(packet)) is not None
+    length_bytes = (header[4] & 3) + 1
+
+    def has_idr(packet: Packet) -> bool:
+        data, position = bytes(packet), 0
+        while position + length_bytes < len(data):
+            if data[position + length_bytes] & 31 == _H264_IDR:
+                return True
+            position += length_bytes + int.from_bytes(data[position : position + length_bytes], "big")
+        return False
+
+    return has_idr
+
+
+_H264_IDR = 5
+_ANNEX_B_IDR = re.compile(rb"\x00\x00\x01[\x25\x45\x65]")
+
+
+def _keep_clean_starts(table: np.ndarray) -> bool:
+    """Unmark key frames that need a memory, if the stream starts with one that does not; say whether any exist."""
+    keys = np.flatnonzero(table["key"])
+    unclean = not table["clean"][keys].all()
+    if unclean and table["clean"][keys[0]]:
+        table["key"] = table["clean"]
+    return unclean
+
+
+def _require_whole(stream: VideoStream, table: np.ndarray, container: str, path: str | Path) -> None:
     if not len(table):
         raise NoVideoStreamError("has a video stream without a single frame", path=path)
-    if len(table) < TRUNCATED_SHARE * stream.frames:
+    # AVI counts the empty slots that mark repeated frames; its packets' times are their slots.
+    held = int(table["dts"].max()) + 1 if container == "avi" else len(table)
+    if held < TRUNCATED_SHARE * stream.frames:
         raise DamagedVideoError(
-            f"is cut short: {len(table)} of the {stream.frames} frames in its index can be read",
+            f"is cut short: {held} of the {stream.frames} frames in its index can be read",
             path=path,
             remedy="fetch it again",
         )
+    known = table["dts"][table["dts"] != NO_PTS]
+    if stream.time_base and len(known) and np.diff(known).min(initial=0) * stream.time_base < -MAX_BACK_SECONDS:
+        raise VideoTimestampError("has times that start again midway", path=path, remedy="re-encode it to MP4")
 
 
 def _order(table: np.ndarray, stream: VideoStream, path: str | Path) -> tuple[np.ndarray, np.ndarray, int]:
