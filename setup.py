@@ -1,0 +1,32 @@
+"""Packaging of verl_videomtr. The verl entry point and the Hydra plug-in make an installation sufficient."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_namespace_packages, setup
+
+HERE = Path(__file__).parent
+
+
+def requirements(name: str) -> list[str]:
+    lines = (HERE / "requirements" / name).read_text(encoding="utf-8").splitlines()
+    return [line.strip() for line in lines if line.strip() and not line.startswith(("#", "-r"))]
+
+
+setup(
+    name="verl-videomtr",
+    version=re.search(r'__version__ = "(.+)"', (HERE / "verl_videomtr/__init__.py").read_text(encoding="utf-8"))[1],
+    description="Video-MTR for verl: train multimodal LLMs to look for evidence in long video",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10,<3.13",
+    packages=find_namespace_packages(include=["verl_videomtr*", "data_prep*", "hydra_plugins*"]),
+    package_data={"verl_videomtr": ["conf/**/*.yaml", "prompts/*.yaml"]},
+    install_requires=requirements("base.in"),
+    extras_require={"dev": requirements("dev.in"), "vllm": ["verl[vllm]>=0.9.1,<0.10"]},
+    entry_points={
+        "verl.plugins": ["videomtr = verl_videomtr.verl_plugin.register"],
+        "console_scripts": ["videomtr = verl_videomtr.cli:main"],
+    },
+)

@@ -1,0 +1,80 @@
+"""The advantage estimator `bi_level_gae`, as verl calls it.
+
+verl hands a registered estimator the rewards and the mask only. The critic's values, the turns and the bonus reach it
+through `BatchContext`, which the plugin's trainer modes open around verl's own `_compute_advantage`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from verl.trainer.ppo.core_algos import register_adv_est
+
+from verl_videomtr.gae import bi_level_gae
+from verl_videomtr.verl_plugin.settings import CreditConfig
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BatchContext:
+    """What an estimator needs of the step's batch beside verl's arguments; rows in the batch's order."""
+
+    values: torch.Tensor
+    """(bs, response_length) the critic's values."""
+    turn_ids: torch.Tensor
+    """(bs, response_length) the turn's number in its trajectory on its response tokens, -1 elsewhere."""
+    trajectory_ids: torch.Tensor
+    """(bs,) equal for rows of one trajectory."""
+    bonus: torch.Tensor
+    """(bs, response_length) exploration bonus, at the last token of a retrieval's turn."""
+    credit: CreditConfig
+
+
+_batch: contextvars.ContextVar[BatchContext | None] = contextvars.ContextVar("videomtr_batch", default=None)
+
+
+@contextlib.contextmanager
+def batch_context(context: BatchContext) -> Iterator[None]:
+    """Make a batch known to the estimators called inside."""
+    token = _batch.set(context)
+    try:
+        yield
+    finally:
+        _batch.reset(token)
+
+
+@register_adv_est("bi_level_gae")
+def bi_level_gae_estimator(
+    token_level_rewards: torch.Tensor, response_mask: torch.Tensor, config: Any = None, **kwargs: Any
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Compute two-discount GAE over the trajectories of the step; see `verl_videomtr.gae.bi_level_gae`.
+
+    Args:
+        token_level_rewards: (bs, response_length); the turns' rewards, and KL penalties where verl adds them.
+        response_mask: (bs, response_length); rejection sampling may have cleared parts of it.
+    Returns:
+        advantages (whitened) and returns, each (bs, response_length).
+    Raises:
+        RuntimeError: the trainer mode is not one of the plugin's, so the critic's values are out of reach.
+    """
+    context = _batch.get()
+    if context is None:
+        raise RuntimeError(
+            "algorithm.adv_estimator=bi_level_gae got no critic values, which verl hands to no registered estimator; "
+            "expected one of the plugin's trainer modes; set trainer.v1.trainer_mode=video_mtr_sync"
+        )
+    return bi_level_gae(
+        token_level_rewards + context.bonus.to(token_level_rewards),
+        context.values.to(token_level_rewards),
+        response_mask,
+        context.turn_ids.to(response_mask.device),
+        trajectory_ids=context.trajectory_ids.to(response_mask.device),
+        gamma_turn=context.credit.gamma_turn,
+        gamma_token=context.credit.gamma_token,
+        lam_turn=context.credit.lam_turn,
+        lam_token=context.credit.lam_token,
+    )

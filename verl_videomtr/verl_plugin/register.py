@@ -1,0 +1,51 @@
+"""Register everything with verl: the target of the `verl.plugins` entry point. Importing this module is enough.
+
+verl imports plug-ins while it is itself half imported, in each of its dozen processes, and logs a failing one at
+DEBUG only. So nothing heavy is imported here: each registration waits until verl imports the module that it belongs
+to. Recipes also name this module in VERL_USE_EXTERNAL_MODULES, where a failure raises.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+from collections.abc import Callable
+
+from wrapt import register_post_import_hook
+
+logger = logging.getLogger(__name__)
+
+AGENT_LOOP = "video_mtr"
+_EDGE = "verl_videomtr.verl_plugin"
+
+
+def _import_edge(name: str) -> Callable[[object], None]:
+    """Make a hook that imports one of this package's modules."""
+
+    def hook(_module: object) -> None:
+        try:
+            importlib.import_module(f"{_EDGE}.{name}")
+        except BaseException:
+            logger.exception("verl_videomtr: %s.%s could not be registered with verl", _EDGE, name)
+            raise
+
+    return hook
+
+
+def _register_agent_loop(module: object) -> None:
+    # A class path, not a class: verl instantiates it in the workers that need it.
+    registry = module._agent_loop_registry  # type: ignore[attr-defined]
+    registry[AGENT_LOOP] = {"_target_": f"{_EDGE}.agent_loop.VideoMTRAgentLoop"}
+
+
+register_post_import_hook(_register_agent_loop, "verl.experimental.agent_loop.agent_loop")
+register_post_import_hook(_import_edge("estimators"), "verl.trainer.ppo.core_algos")
+# The package, not its trainer_base: the stock trainers must be importable by then.
+register_post_import_hook(_import_edge("trainers"), "verl.trainer.ppo.v1")
+register_post_import_hook(_import_edge("verl_defects"), "verl.workers.engine_workers")
+register_post_import_hook(_import_edge("tensor_defects"), "transfer_queue")
+
+if os.environ.get("VERL_PLATFORM", "").strip().lower() == "cpu":
+    # verl resolves its platform at the first use of a device, which is while it is being imported.
+    importlib.import_module(f"{_EDGE}.cpu_platform")

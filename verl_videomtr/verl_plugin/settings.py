@@ -1,0 +1,119 @@
+"""The `videomtr` part of verl's configuration, read once and checked: DictConfig in, frozen dataclasses out."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from omegaconf import DictConfig, OmegaConf
+
+from verl_videomtr.bootstrapping import BootstrapConfig
+from verl_videomtr.episode import EpisodeConfig
+from verl_videomtr.prompts import Prompts
+from verl_videomtr.video.pool import PoolConfig
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CreditConfig:
+    """How rewards become advantages (spec: two discounts)."""
+
+    gamma_turn: float = 0.95
+    """Discount between turns."""
+    gamma_token: float = 1.0
+    """Discount between the tokens of a turn."""
+    lam_turn: float = 1.0
+    """GAE's lambda between turns."""
+    lam_token: float = 1.0
+    """GAE's lambda between the tokens of a turn."""
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if not 0.0 <= value <= 1.0:
+                raise ValueError(f"videomtr.credit.{field.name}={value}; expected 0 to 1")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VideoConfig:
+    """Where videos lie and how their frames are served."""
+
+    root: str | None = None
+    """Directory that relative video paths are resolved in, and that no path may leave; None takes paths as they are."""
+    concurrent_decodes: int = 4
+    """Videos that one agent-loop worker decodes at a time."""
+    open_pools: int = 256
+    """Videos that one agent-loop worker keeps open."""
+    max_unreadable_share: float = 0.2
+    """A training step that loses a larger share of its trajectories to unreadable videos stops the run."""
+    pool: PoolConfig = dataclasses.field(default_factory=PoolConfig)
+    """How the candidate pool is built; its num_frames is episode.pool_size."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DumpConfig:
+    """Which trajectories are written out, turn by turn."""
+
+    dir: str | None = None
+    """Directory of the JSONL files, one per training step; None writes none."""
+    share: float = 1.0
+    """Share of a step's trajectories to write, from the first ones on."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+    """All of `videomtr.*`."""
+
+    episode: EpisodeConfig = dataclasses.field(default_factory=EpisodeConfig)
+    credit: CreditConfig = dataclasses.field(default_factory=CreditConfig)
+    video: VideoConfig = dataclasses.field(default_factory=VideoConfig)
+    bootstrap: BootstrapConfig = dataclasses.field(default_factory=BootstrapConfig)
+    """Exploration bootstrapping; its max_turns is episode.max_turns."""
+    dump: DumpConfig = dataclasses.field(default_factory=DumpConfig)
+    prompts: str = "default"
+    """A shipped prompt set's name, or the path of a YAML file."""
+    max_response_tokens: int = 512
+    """Most tokens of one response; the episode's total is data.max_response_length."""
+    poll_seconds: float = 0.1
+    """How often the trainer looks for finished trajectories; verl's own 2.0 rounds every small rollout up."""
+
+
+T = TypeVar("T")
+
+
+def load_settings(config: DictConfig) -> Settings:
+    """Read `videomtr.*` of a composed configuration.
+
+    Raises:
+        ValueError: the part is missing, holds an unknown key, or a value breaks its rule; the message names the key.
+    """
+    section = OmegaConf.select(config, "videomtr")
+    if section is None:
+        raise ValueError("the configuration has no `videomtr` part; expected one; add +videomtr=paper to the command")
+    raw: Any = OmegaConf.to_container(section, resolve=True)
+    episode = _build(EpisodeConfig, raw.pop("episode", {}), "videomtr.episode")
+    video_raw = dict(raw.pop("video", {}))
+    pool_raw = dict(video_raw.pop("pool", {}), num_frames=episode.pool_size)
+    pool = _build(PoolConfig, pool_raw, "videomtr.video.pool")
+    video = _build(VideoConfig, dict(video_raw, pool=pool), "videomtr.video")
+    credit = _build(CreditConfig, raw.pop("credit", {}), "videomtr.credit")
+    bootstrap_raw = dict(raw.pop("bootstrap", {}), max_turns=episode.max_turns)
+    bootstrap = _build(BootstrapConfig, bootstrap_raw, "videomtr.bootstrap")
+    dump = _build(DumpConfig, raw.pop("dump", {}), "videomtr.dump")
+    settings = _build(
+        Settings,
+        dict(raw, episode=episode, video=video, credit=credit, bootstrap=bootstrap, dump=dump),
+        "videomtr",
+    )
+    if settings.max_response_tokens < 1:
+        raise ValueError(f"videomtr.max_response_tokens={settings.max_response_tokens}; expected at least 1")
+    Prompts.load(settings.prompts)
+    return settings
+
+
+def _build(cls: type[T], values: Mapping[str, Any], where: str) -> T:
+    known = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
+    if unknown := sorted(set(values) - set(known)):
+        raise ValueError(f"{where} has unknown keys {unknown}; expected some of {known}")
+    values = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+    return cls(**values)

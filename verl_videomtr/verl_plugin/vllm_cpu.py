@@ -1,0 +1,20 @@
+"""vLLM's CPU build as a rollout engine whose weights are replaced after every step.
+
+Named in `actor_rollout_ref.rollout.engine_kwargs.vllm.worker_extension_cls` by the `cpu` group.
+"""
+
+from verl.workers.rollout.vllm_rollout.utils import vLLMColocateWorkerExtension
+
+
+class CPUWorkerExtension(vLLMColocateWorkerExtension):
+    """verl's worker extension, with vLLM's oneDNN packing off.
+
+    The CPU build packs every linear weight for oneDNN when it loads and drops the original, so that later weights
+    could not be loaded; without packing it computes with the plain weight.
+    """
+
+    def __new__(cls, **kwargs):
+        import vllm._custom_ops as ops
+
+        ops._supports_onednn = False
+        return super().__new__(cls, **kwargs)
