@@ -187,8 +187,8 @@ class _Tokens:
     """(num_tokens,) float64."""
     values: torch.Tensor
     """(num_tokens,) float64."""
-    is_trained: torch.Tensor
-    """(num_tokens,) bool."""
+    is_trained: torch.Tensor | None
+    """(num_tokens,) bool; None where all are."""
     turns: _Turns
     shape: torch.Size
     """(bs, response_length)"""
@@ -213,15 +213,19 @@ def _pack(
     width = values.shape[1]
     positions = (turn_ids >= 0).flatten().nonzero().squeeze(1).flip(0)
     rows = positions.div(width, rounding_mode="floor") if width else positions
-    is_trained = response_mask.flatten()[positions] != 0
-    _check_mask(response_mask, rows, is_trained)
+    is_trained = response_mask.flatten().index_select(0, positions) != 0
+    num_trained = int(torch.count_nonzero(is_trained))
+    if num_trained != int(torch.count_nonzero(response_mask)):
+        _check_mask(response_mask, rows, num_trained)
     dtype = torch.promote_types(token_level_rewards.dtype, values.dtype)
     return _Tokens(
         positions=positions,
-        rewards=token_level_rewards.flatten()[positions].double(),
-        values=values.flatten()[positions].double(),
-        is_trained=is_trained,
-        turns=_find_turns(rows, turn_ids.flatten()[positions], _trajectory_numbers(trajectory_ids, turn_ids)),
+        rewards=token_level_rewards.flatten().index_select(0, positions).double(),
+        values=values.flatten().index_select(0, positions).double(),
+        is_trained=None if num_trained == len(positions) else is_trained,
+        turns=_find_turns(
+            rows, turn_ids.flatten().index_select(0, positions), _trajectory_numbers(trajectory_ids, turn_ids)
+        ),
         shape=values.shape,
         dtype=dtype if dtype.is_floating_point else torch.float32,
     )
@@ -286,21 +290,25 @@ def _gae(rewards: torch.Tensor, values: torch.Tensor, starts: torch.Tensor, gamm
     Args:
         starts: (num_runs,) ascending; the first is 0.
     """
-    num_tokens, decay = len(values), gamma * lam
+    decay = gamma * lam
+    if decay == 1:
+        # The values cancel: the return is the sum of the rewards to the end of the run.
+        return _run_sums(rewards, starts, decay).sub_(values)
     deltas = rewards - values
     deltas[1:] += gamma * values[:-1]
     deltas[starts] = rewards[starts] - values[starts]
-    if decay == 0 or num_tokens == 0:
-        return deltas
-    # Sum over all runs at once, then take off what flowed in over each start.
-    sums = _decayed_cumsum(deltas, decay)
-    inflow = torch.where(starts > 0, sums[starts - 1], 0.0)
-    lengths = torch.diff(starts, append=starts.new_tensor([num_tokens]))
-    inflow = inflow.repeat_interleave(lengths)
+    return _run_sums(deltas, starts, decay) if decay else deltas
+
+
+def _run_sums(x: torch.Tensor, starts: torch.Tensor, decay: float) -> torch.Tensor:
+    """Compute y_i = x_i + decay * y_{i-1}, afresh at every start: over all at once, less what came over a start."""
+    sums = _decayed_cumsum(x, decay)
+    lengths = torch.diff(starts, append=starts.new_tensor([len(x)]))
+    inflow = torch.where(starts > 0, sums[starts - 1], 0.0).repeat_interleave(lengths)
     if decay != 1:
-        steps = torch.arange(1, num_tokens + 1, device=values.device) - starts.repeat_interleave(lengths)
+        steps = torch.arange(1, len(x) + 1, device=x.device) - starts.repeat_interleave(lengths)
         inflow *= decay**steps
-    return sums - inflow
+    return sums.sub_(inflow)
 
 
 def _decayed_cumsum(x: torch.Tensor, decay: float) -> torch.Tensor:
@@ -309,9 +317,9 @@ def _decayed_cumsum(x: torch.Tensor, decay: float) -> torch.Tensor:
     y_i = decay^i * cumsum(decay^-j x_j), in blocks so short that decay^-j stays finite and so long that what comes
     from before the previous block has decayed to nothing. Partial sums grow with the weights, so nothing cancels.
     """
-    if decay == 1:
-        return x.cumsum(0)
     num = len(x)
+    if decay == 1 or num == 0:
+        return x.cumsum(0)
     block = min(num, max(1, math.floor(math.log(_BLOCK_DECAY) / math.log(decay))))
     weights = decay ** torch.arange(block, device=x.device, dtype=x.dtype)
     blocks = torch.nn.functional.pad(x, (0, -num % block)).view(-1, block)
@@ -322,18 +330,18 @@ def _decayed_cumsum(x: torch.Tensor, decay: float) -> torch.Tensor:
 
 def _unpack(tokens: _Tokens, advantages: torch.Tensor, whiten: bool) -> tuple[torch.Tensor, torch.Tensor]:
     """Whiten, and put the trained tokens' results where the tokens stand."""
-    positions, trained = tokens.positions[tokens.is_trained], advantages[tokens.is_trained]
-    returns = trained + tokens.values[tokens.is_trained]
-    if whiten and len(trained):
-        centred = trained - trained.mean()
-        variance = centred.square().sum() / max(1, len(trained) - 1)
-        trained = centred * torch.rsqrt(variance + _WHITEN_EPS)
-    results = []
-    for result in (trained, returns):
-        full = torch.zeros(tokens.shape, dtype=tokens.dtype, device=result.device)
-        full.view(-1)[positions] = result.to(tokens.dtype)
-        results.append(full)
-    return results[0], results[1]
+    positions, values = tokens.positions, tokens.values
+    if tokens.is_trained is not None:
+        positions, values, advantages = (x[tokens.is_trained] for x in (positions, values, advantages))
+    returns = advantages + values
+    if whiten and len(advantages):
+        advantages = advantages.sub_(advantages.mean())
+        variance = advantages.dot(advantages) / max(1, len(advantages) - 1)
+        advantages.mul_(torch.rsqrt(variance + _WHITEN_EPS))
+    results = torch.zeros((2, tokens.shape.numel()), dtype=tokens.dtype, device=values.device)
+    for result, chosen in zip(results, (advantages, returns), strict=True):
+        result.index_copy_(0, positions, chosen.to(tokens.dtype))
+    return results[0].view(tokens.shape), results[1].view(tokens.shape)
 
 
 def _trajectory_numbers(
@@ -350,10 +358,11 @@ def _trajectory_numbers(
     return torch.tensor([numbers.setdefault(name, len(numbers)) for name in names], dtype=torch.long, device=device)
 
 
-def _check_mask(response_mask: torch.Tensor, rows: torch.Tensor, is_trained: torch.Tensor) -> None:
+def _check_mask(response_mask: torch.Tensor, rows: torch.Tensor, num_trained: int) -> None:
+    """Refuse trained tokens without a turn, except in rows without turns, which are padding."""
     has_turns = torch.zeros(len(response_mask), dtype=torch.bool, device=response_mask.device)
     has_turns[rows] = True
-    num_outside = int((response_mask != 0).sum(1)[has_turns].sum()) - int(is_trained.sum())
+    num_outside = int(torch.count_nonzero(response_mask[has_turns])) - num_trained
     if num_outside:
         raise ValueError(
             f"{num_outside} tokens have response_mask 1 and turn id -1; expected every trained token "
