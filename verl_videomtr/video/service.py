@@ -1,12 +1,14 @@
 """Frames for an agent loop: hundreds of episodes on one event loop, a few videos decoding beside it.
 
-path -> open pool (kept in an LRU) -> frames, with nothing blocking the loop: probing, decoding and cache reads run in a
-bounded number of threads, and episodes that want the same video wait for one opening of it.
+path -> open pool (kept in an LRU) -> frames, with nothing blocking the loop. Cached frames are read by threads of their
+own, so that a turn never queues behind a video that is being decoded; opening and decoding wait for one of a bounded
+number of places; episodes that want the same video share one opening of it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
@@ -17,10 +19,14 @@ from typing import TypeVar
 
 import numpy as np
 
+from verl_videomtr.video.cache import PoolCache
+from verl_videomtr.video.decode_workers import DecodeWorkers, WorkerConfig
 from verl_videomtr.video.errors import VideoError
 from verl_videomtr.video.pool import FramePool, PoolConfig, open_pool
 
 _Result = TypeVar("_Result")
+
+_CACHE_THREADS = 2
 
 
 class FrameService:
@@ -33,17 +39,31 @@ class FrameService:
         self,
         *,
         config: PoolConfig | None = None,
-        cache: object | None = None,
-        max_concurrent: int = 2,
-        max_open_pools: int = 256,
+        cache: PoolCache | None = None,
+        workers: WorkerConfig | None = None,
+        max_open_pools: int = 512,
     ) -> None:
+        """
+        Args:
+            workers: how many videos decode at once, and how long one may take.
+            max_open_pools: pools kept open, least recently used ones closed first. An open pool takes about 20 KB and
+                one file descriptor; its frames stay on disk or in the page cache.
+        """
+        if max_open_pools < 1:
+            raise ValueError(f"videomtr.video.max_open_pools={max_open_pools}; expected at least 1")
+        workers = workers or WorkerConfig()
         self._config = config or PoolConfig()
         self._cache = cache
+        self._workers = DecodeWorkers(workers)
         self._max_open_pools = max_open_pools
         self._pools: OrderedDict[str, FramePool] = OrderedDict()
-        self._opening: dict[str, asyncio.Task[FramePool]] = {}
-        self._threads = ThreadPoolExecutor(max_concurrent, thread_name_prefix="videomtr-frames")
+        self._openings: dict[str, asyncio.Task[FramePool]] = {}
+        self._prefetches: set[asyncio.Task[None]] = set()
+        self._decode_threads = ThreadPoolExecutor(workers.num_processes, thread_name_prefix="videomtr-decode")
+        self._cache_threads = ThreadPoolExecutor(_CACHE_THREADS, thread_name_prefix="videomtr-cache")
         self._counts: Counter[str] = Counter()
+        self._seconds: dict[str, float] = {"decode_seconds": 0.0, "decode_wait_seconds": 0.0}
+        self._seconds_lock = threading.Lock()
 
     async def pool(self, path: str | Path) -> FramePool:
         """Return the open pool of `path`, opening it at most once however many episodes ask.
@@ -56,14 +76,14 @@ class FrameService:
             self._pools.move_to_end(key)
             self._counts["pool_hits"] += 1
             return pool
-        if (task := self._opening.get(key)) is None:
+        if (task := self._openings.get(key)) is None:
             self._counts["pool_misses"] += 1
             task = asyncio.ensure_future(self._open(key))
-            self._opening[key] = task
-            task.add_done_callback(lambda _: self._opening.pop(key, None))
+            self._openings[key] = task
+            task.add_done_callback(partial(self._forget, key))
         return await asyncio.shield(task)
 
-    async def read(self, path: str | Path, indices: Sequence[int]) -> np.ndarray:
+    async def read(self, path: str | Path, indices: Sequence[int] | np.ndarray) -> np.ndarray:
         """Return the pool frames `indices` of `path` as (n, H, W, 3) uint8 RGB.
 
         Raises:
@@ -71,27 +91,66 @@ class FrameService:
             VideoError: the video cannot be opened or decoded.
         """
         pool = await self.pool(path)
-        frames = await self._run(partial(pool.read, indices))
+        loop = asyncio.get_running_loop()
+        frames = None
+        if self._cache is not None:
+            frames = await loop.run_in_executor(self._cache_threads, pool.read_cached, indices)
+        if frames is None:
+            self._counts["cache_misses"] += 1
+            frames = await self._decode(partial(pool.read, indices))
+        else:
+            self._counts["cache_hits"] += 1
         self._counts["frames_read"] += len(frames)
         return frames
 
+    def prefetch(self, path: str | Path, choose: Callable[[FramePool], Sequence[int]]) -> None:
+        """Begin to open `path` and to cache the frames that `choose` names, and return at once.
+
+        For the first turn of an episode, while earlier ones are still played. A video that fails is counted and left
+        for the episode that reads it to report. Without a cache only the pool is opened.
+        """
+
+        async def fetch() -> None:
+            try:
+                pool = await self.pool(path)
+                if self._cache is not None:
+                    await self.read(path, choose(pool))
+            except VideoError:
+                self._counts["prefetch_failures"] += 1
+
+        task = asyncio.ensure_future(fetch())
+        self._prefetches.add(task)
+        task.add_done_callback(self._prefetches.discard)
+
     def metrics(self) -> dict[str, float]:
-        """Counters since the service began: openings, frames, failures by class, seconds waited and worked."""
-        return {f"videomtr/frames/{name}": float(value) for name, value in sorted(self._counts.items())}
+        """Counters since the service began: openings, hits, frames, failures by class, seconds decoding and waiting."""
+        with self._seconds_lock:
+            values = {**self._counts, **self._seconds, "open_pools": len(self._pools)}
+        return {f"videomtr/frames/{name}": float(value) for name, value in sorted(values.items())}
 
     def close(self) -> None:
-        """Let go of the pools and threads; a read in flight finishes."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        """Let go of pools, threads and processes; a read in flight finishes."""
+        for task in self._prefetches:
+            task.cancel()
+        self._decode_threads.shutdown(wait=False, cancel_futures=True)
+        self._cache_threads.shutdown(wait=False, cancel_futures=True)
+        self._workers.close()
         self._pools.clear()
 
     async def _open(self, key: str) -> FramePool:
-        pool = await self._run(partial(open_pool, key, self._config, self._cache))
+        pool = await self._decode(partial(open_pool, key, self._config, self._cache, workers=self._workers))
         self._pools[key] = pool
         while len(self._pools) > self._max_open_pools:
             self._pools.popitem(last=False)
+            self._counts["pools_closed"] += 1
         return pool
 
-    async def _run(self, work: Callable[[], _Result]) -> _Result:
+    def _forget(self, key: str, task: asyncio.Task[FramePool]) -> None:
+        self._openings.pop(key, None)
+        if not task.cancelled():
+            task.exception()  # Seen here too, so that an opening that nobody awaits any more does not warn.
+
+    async def _decode(self, work: Callable[[], _Result]) -> _Result:
         queued = time.monotonic()
 
         def timed() -> _Result:
@@ -99,11 +158,12 @@ class FrameService:
             try:
                 return work()
             finally:
-                self._counts["wait_seconds"] += began - queued  # type: ignore[assignment]
-                self._counts["work_seconds"] += time.monotonic() - began  # type: ignore[assignment]
+                with self._seconds_lock:
+                    self._seconds["decode_wait_seconds"] += began - queued
+                    self._seconds["decode_seconds"] += time.monotonic() - began
 
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._threads, timed)
+            return await asyncio.get_running_loop().run_in_executor(self._decode_threads, timed)
         except VideoError as error:
             self._counts["failures"] += 1
             self._counts[f"failures_{type(error).__name__}"] += 1
