@@ -1,0 +1,54 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`. `make help` lists the rest.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+# gpu where the driver answers, else cpu; `make demo DEVICE=cpu` decides it by hand.
+DEVICE ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
+PY := .venv/bin/python
+INSTALLED := .venv/.installed-$(DEVICE)
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-slow lint format lock clean
+
+help: ## show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+install: $(INSTALLED) ## make .venv from the locked, hashed requirements
+
+# Written last, so that an interrupted installation starts over.
+$(INSTALLED): requirements/$(DEVICE).lock requirements/tools.lock setup.py requirements/base.in
+	$(PYTHON) recipes/demo/preflight.py --device $(DEVICE)
+	rm -f .venv/.installed-*
+	test -x $(PY) || $(PYTHON) -m venv .venv
+	$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements/tools.lock
+	.venv/bin/uv pip sync --python $(PY) --require-hashes --compile-bytecode requirements/tools.lock requirements/$(DEVICE).lock
+	.venv/bin/uv pip install --python $(PY) --no-deps --editable . --config-setting editable_mode=compat
+	touch $@
+
+demo: $(INSTALLED) ## the real verl PPO trainer with this plugin, from nothing to a summary
+	$(PY) recipes/demo/preflight.py --device $(DEVICE) --installed
+	$(PY) -m recipes.demo.main --device $(DEVICE)
+
+test: $(INSTALLED) ## unit tests and one short run of the real trainer (under 20 minutes on two cores)
+	$(PY) -m pytest -m "not slow"
+
+test-slow: $(INSTALLED) ## what takes longer: more families, kills and resumes, fuzzers
+	$(PY) -m pytest -m slow
+
+lint: $(INSTALLED) ## ruff and mypy
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+
+format: $(INSTALLED) ## let ruff format the code
+	.venv/bin/ruff check --fix .
+	.venv/bin/ruff format .
+
+LOCK = .venv/bin/uv pip compile --quiet --generate-hashes --no-emit-index-url --python-version 3.11 \
+	--python-platform x86_64-manylinux_2_31 --custom-compile-command "make lock"
+lock: ## resolve the requirements anew (asks the package index)
+	$(LOCK) requirements/tools.in -o requirements/tools.lock
+	$(LOCK) requirements/cpu.in --override requirements/cpu.overrides -o requirements/cpu.lock
+	$(LOCK) requirements/gpu.in -o requirements/gpu.lock
+
+clean: ## remove the environment, caches and outputs
+	rm -rf .venv .cache outputs .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info

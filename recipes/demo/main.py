@@ -1,0 +1,212 @@
+"""`make demo`: needles in video -> a tiny taught model -> verl's PPO trainer with this plugin -> a summary.
+
+    python -m recipes.demo.main [--device cpu|gpu] [--steps N] [hydra overrides ...]
+
+Videos and base model are made once and kept in `.cache/demo`; each training run has a folder of its own in
+`outputs/demo`. Further arguments are Hydra overrides for the training run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import psutil
+
+from recipes.demo.summary import StepLine, summarize_run, write_summary
+
+CACHE = Path(".cache/demo")
+OUTPUTS = Path("outputs/demo")
+SHARED_MEMORY = Path("/dev/shm")
+SEED = 0
+DATA_ROWS = {"train": 512, "val": 96, "test": 96}
+TEACH_SECONDS = 150
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m recipes.demo.main", description=__doc__.splitlines()[0])
+    parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
+    parser.add_argument("--steps", type=int, default=24, help="training steps (default: %(default)s)")
+    parser.add_argument("overrides", nargs="*", help="Hydra overrides for the training run")
+    arguments = parser.parse_args(argv)
+
+    began = time.monotonic()
+    seconds: dict[str, float] = {}
+    data = CACHE / "data"
+    base = CACHE / "base"
+    for name, target, command in (
+        ("videos", data, make_data_command(data)),
+        ("base model", base, teach_command(base, data)),
+    ):
+        started = time.monotonic()
+        if target.exists():
+            print(f"{name}: kept from before, {target}")
+        else:
+            print(f"{name}: {' '.join(command[1:])}", flush=True)
+            if subprocess.run(command, check=False).returncode:
+                print(f"demo: making the {name} failed; its own message is above", file=sys.stderr)
+                return 1
+        seconds[name] = time.monotonic() - started
+
+    run = new_run_folder()
+    started = time.monotonic()
+    code, peak_gib = train(run, data, base, arguments)
+    seconds["training run"] = time.monotonic() - started
+    if code:
+        print_failure(run, code)
+        return 1
+    summary = summarize_run(run, seconds={**seconds, "all": time.monotonic() - began}, peak_memory_gib=peak_gib)
+    print(write_summary(summary, run))
+    return 0
+
+
+def make_data_command(target: Path) -> list[str]:
+    rows = [part for split, number in DATA_ROWS.items() for part in (f"--num-{split}", str(number))]
+    return [sys.executable, "-m", "data_prep.synthetic", "--out", str(target), "--seed", str(SEED), *rows]
+
+
+def teach_command(target: Path, data: Path) -> list[str]:
+    return [
+        sys.executable, "-m", "recipes.learning_study.teach", "--out", str(target), "--kind", "demo",
+        "--seed", str(SEED), "--budget-seconds", str(TEACH_SECONDS),
+    ]  # fmt: skip
+
+
+def new_run_folder() -> Path:
+    """Make the next free `outputs/demo/run_N`: a run never overwrites another's logs."""
+    for number in range(1, 100_000):
+        folder = OUTPUTS / f"run_{number:03d}"
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        return folder
+    raise RuntimeError(f"{OUTPUTS} has no free run number; remove old runs")
+
+
+def train(run: Path, data: Path, base: Path, arguments: argparse.Namespace) -> tuple[int, float]:
+    """Run verl's trainer; print a line per step; return its exit code and the peak of memory in GiB."""
+    command = [
+        sys.executable, "-m", "verl.trainer.main_ppo",
+        "+videomtr=paper", *(["+videomtr/device=cpu"] if arguments.device == "cpu" else []), "+videomtr/model=tiny",
+        f"data.train_files={(data / 'train.parquet').resolve()}",
+        f"data.val_files={(data / 'val.parquet').resolve()}",
+        f"videomtr.video.root={data.resolve()}",
+        f"actor_rollout_ref.model.path={base.resolve()}",
+        f"critic.model.path={base.resolve()}",
+        f"videomtr.dump.dir={(run / 'trajectories').resolve()}",
+        f"trainer.validation_data_dir={(run / 'validation').resolve()}",
+        f"trainer.default_local_dir={(run / 'checkpoints').resolve()}",
+        f"trainer.total_training_steps={arguments.steps}", "trainer.total_epochs=1000",
+        f"trainer.save_freq={arguments.steps}", f"trainer.test_freq={arguments.steps}",
+        "trainer.n_gpus_per_node=1", "trainer.nnodes=1", "trainer.resume_mode=disable",
+        "trainer.project_name=videomtr_demo", f"trainer.experiment_name={run.name}",
+        "trainer.logger=[console,file,tensorboard]",
+        *arguments.overrides,
+    ]  # fmt: skip
+    (run / "command.txt").write_text(" \\\n  ".join(command) + "\n", encoding="utf-8")
+    print(f"training: {run / 'command.txt'}, log in {run / 'train.log'}", flush=True)
+    environment = {**os.environ, **trainer_environment(run, arguments.device)}
+    segments = set(SHARED_MEMORY.glob("psm_*"))
+    watch = MemoryWatch()
+    with open(run / "train.log", "wb") as log, watch:
+        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
+        try:
+            for line in follow_steps(run / "metrics.jsonl", process):
+                print(line, flush=True)
+            code = process.wait()
+        except KeyboardInterrupt:
+            process.terminate()
+            process.wait(60)
+            raise
+    for segment in set(SHARED_MEMORY.glob("psm_*")) - segments:
+        segment.unlink(missing_ok=True)  # verl's weight transfer leaves them behind
+    return code, watch.peak_gib
+
+
+def trainer_environment(run: Path, device: str) -> dict[str, str]:
+    """The variables of a run; the plugin's module is named so that a failing registration raises."""
+    environment = {
+        "VERL_USE_EXTERNAL_MODULES": "verl_videomtr.verl_plugin.register",
+        "VERL_FILE_LOGGER_PATH": str((run / "metrics.jsonl").resolve()),
+        "TENSORBOARD_DIR": str((run / "tensorboard").resolve()),
+        "HF_HUB_OFFLINE": "1",
+        "HYDRA_FULL_ERROR": "1",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "VLLM_NO_USAGE_STATS": "1",
+        # Compiled modules are kept: a dozen processes import verl, torch and vLLM.
+        "PYTHONDONTWRITEBYTECODE": "",
+    }
+    if device == "cpu":
+        environment |= {
+            "VERL_PLATFORM": "cpu",
+            "TORCHDYNAMO_DISABLE": "1",
+            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+            "OMP_NUM_THREADS": str(os.cpu_count() or 1),
+            # Ray lowers its workers' priority by 15; on a shared machine everything else then goes first.
+            "RAY_worker_niceness": "0",
+        }
+    return environment
+
+
+def follow_steps(metrics: Path, process: subprocess.Popen) -> Iterator[str]:
+    """Yield a readable line for each line that verl's file logger has written, until the process ends."""
+    position = 0
+    while True:
+        ended = process.poll() is not None
+        if metrics.exists():
+            with open(metrics, "rb") as file:
+                file.seek(position)
+                for raw in file:
+                    if not raw.endswith(b"\n"):
+                        break
+                    position += len(raw)
+                    yield str(StepLine.of(json.loads(raw)))
+        if ended:
+            return
+        time.sleep(1)
+
+
+class MemoryWatch:
+    """Measures how far the machine's used memory rises while a block runs."""
+
+    def __enter__(self) -> MemoryWatch:
+        self._start = psutil.virtual_memory().used
+        self._peak = self._start
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._stop.wait(0.5):
+            self._peak = max(self._peak, psutil.virtual_memory().used)
+
+    @property
+    def peak_gib(self) -> float:
+        return (self._peak - self._start) / 2**30
+
+
+def print_failure(run: Path, code: int) -> None:
+    lines = (run / "train.log").read_text(encoding="utf-8", errors="replace").splitlines()
+    print("\n".join(lines[-30:]), file=sys.stderr)
+    print(
+        f"demo: the trainer stopped with exit code {code}; the end of its log is above, the whole of it is "
+        f"{run / 'train.log'}; {run / 'command.txt'} runs it again",
+        file=sys.stderr,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
