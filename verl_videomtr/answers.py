@@ -14,9 +14,9 @@ from collections.abc import Sequence
 LETTERS = string.ascii_uppercase
 
 _MARKUP = re.compile(r"\\(?:boxed|text|mathrm|textbf|mathbf)|</?[A-Za-z]+>|[*_`$\\{}]")
-_BRACKETED = re.compile(r"(?<![A-Za-z0-9])[(\[]\s?([A-Za-z])\s?[)\]]")
+_BRACKETED = re.compile(r"""(?<![A-Za-z0-9])[(\["'“‘]\s?([A-Za-z])\s?[)\]"'”’]""")
 _ISOLATED = re.compile(r"(?<![A-Za-z0-9'’.-])([A-Za-z])(?![A-Za-z0-9'’-]|\.[A-Za-z](?![A-Za-z]))")
-_NEXT_WORD = re.compile(r"[ \t]+([A-Za-z]+)")
+_NEXT_WORD = re.compile(r"[ \t]+([A-Za-z]{2,})")
 _AFTER_A_LETTER = frozenset(
     ("and", "or", "nor", "not", "but", "is", "was", "as", "are", "because", "since", "seems", "appears", "matches")
     + ("best", "would", "should", "option", "answer", "correct")
@@ -27,7 +27,8 @@ _PREAMBLE = re.compile(
     r"(?:answer|option|choice)(?: is| would be)? "
 )
 _NUMBER = re.compile(
-    r"(?<![A-Za-z0-9_.])([-+]?)(?:([0-9]+(?:,[0-9]+)*)((?:\.[0-9]+)?)|(\.[0-9]+))((?:[eE][-+]?[0-9]+(?![A-Za-z0-9]))?)"
+    r"(?<![A-Za-z0-9_.])([-+]?)(?:([0-9]+(?:,[0-9]+)*)((?:\.[0-9]+)?)|(\.[0-9]+))(?![0-9]|[.][0-9])"
+    r"((?:[eE][-+]?[0-9]+(?![A-Za-z0-9]))?)"
 )
 _THOUSANDS = re.compile(r"[0-9]{1,3}(?:,[0-9]{3})+")
 _ARTICLES = frozenset(("a", "an", "the"))
@@ -61,7 +62,10 @@ def is_correct(predicted: str, sample_answer: str, *, question_type: str, option
         # Two decimals, as Video-R1 compares numbers.
         return given is not None and round(given, 2) == round(number, 2)
     if question_type == "free_text":
-        return normalise(predicted) == normalise(sample_answer) != ""
+        text = normalise(sample_answer)
+        if not text:
+            raise ValueError(f"{sample_answer=}; expected a text to match; free-text question; correct the sample")
+        return normalise(predicted) == text
     raise ValueError(f"{question_type=}; expected 'multiple_choice', 'numeric' or 'free_text'; correct the sample")
 
 
