@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.real_clips import fetch_real_clips
+from real_clips import fetch_real_clips
 from verl_videomtr.sample import Sample, read_rows, write_rows
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
