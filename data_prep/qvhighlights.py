@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -173,7 +174,10 @@ def _ask_missing(
     retried = {key for key in retried if _is_malformed(journal.entries[key])}
     missing = [(key, body) for key, body in bodies.items() if key not in journal.entries or key in retried]
     new: list[Answer] = []
-    with tqdm(total=len(bodies), initial=len(bodies) - len(missing), desc="rewriting", unit="query") as bar:
+    interval = 0.5 if sys.stderr.isatty() else 30.0
+    with tqdm(
+        total=len(bodies), initial=len(bodies) - len(missing), desc="rewriting", unit="query", mininterval=interval
+    ) as bar:
 
         def answered(key: str, answer: Answer) -> None:
             journal.append(_entry(queries[key], answer, key=key, model=arguments.model))
@@ -226,11 +230,12 @@ def _run(arguments: argparse.Namespace) -> int:
                 f"expected all; {journal.path} keeps the others; run the same command again"
             )
         samples = _samples(by_key, journal, refused, arguments, drops)
-    num_asked = len(asked) - len(refused)
+    num_answered = len(asked) - len(refused)
+    num_suitable = num_answered - len(drops.ids("judged unsuitable")) - len(drops.ids("malformed answer"))
     command.print_table(
         [
             ("source", "queries", "pass filter", "answered", "suitable", "kept"),
-            (SOURCE, num_all, len(passed), num_asked, num_asked - len(drops.ids("judged unsuitable")), len(samples)),
+            (SOURCE, num_all, len(passed), num_answered, num_suitable, len(samples)),
         ]
     )
     command.finish(samples, drops=drops, out=arguments.out, videos=None)

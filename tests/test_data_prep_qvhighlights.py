@@ -319,6 +319,7 @@ def test_unsuitable_and_malformed_answers_are_listed_and_kept(tmp_path, capsys):
         code, samples = run(tmp_path, server)
         assert (code, [sample.sample_id for sample in samples]) == (0, ["qvhighlights/102"])
         output = capsys.readouterr().out
+        assert "qvhighlights        3            3         3         1     1" in output
         assert "1  judged unsuitable  (qvhighlights/100)" in output
         assert "1  malformed answer  (qvhighlights/101)" in output
         _, samples = run(tmp_path, server)
