@@ -107,7 +107,7 @@ class Turn:
     returned: tuple[int, ...] = ()
     """Pool indices that a valid retrieval brought back."""
     returned_iou: float | None = None
-    """IoU of `returned` with the ground truth; None without a retrieval or without ground truth."""
+    """IoU of `returned` with the ground truth; None where nothing was returned or without ground truth."""
 
 
 def spread(start: int, end: int, num: int) -> list[int]:
@@ -255,7 +255,8 @@ class Episode:
         if isinstance(action, Retrieve):
             left = self.config.frame_budget - self.frames_shown
             returned = spread(action.start, action.end, min(self.config.frames_per_retrieval, left))
-            returned_iou = None if self.truth is None else iou(returned, self.truth)
+            if returned and self.truth is not None:
+                returned_iou = iou(returned, self.truth)
         self.turns.append(
             Turn(
                 observation=self._pending,
