@@ -57,12 +57,15 @@ def split_videos(samples: Sequence[Sample], *, num_holdout: int, seed: int) -> t
     shuffled = list(samples)
     generator.shuffle(shuffled)
     sizes = Counter(source_video(sample) for sample in shuffled)
+    # Drawn by recording, not by row: otherwise sources with many questions per recording fill the held-out part.
+    videos = sorted(sizes)
+    generator.shuffle(videos)
     held_videos: set[str] = set()
     num_left = num_holdout
-    for video, size in sizes.items():
-        if size <= num_left:
+    for video in videos:
+        if sizes[video] <= num_left:
             held_videos.add(video)
-            num_left -= size
+            num_left -= sizes[video]
     train = [sample for sample in shuffled if source_video(sample) not in held_videos]
     return train, [sample for sample in shuffled if source_video(sample) in held_videos]
 

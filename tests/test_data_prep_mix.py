@@ -80,6 +80,17 @@ def test_holdout_that_does_not_divide_takes_fewer_not_more():
     assert (len(train), len(held)) == (16, 4)
 
 
+def test_holdout_draws_from_each_source_by_its_share_of_rows():
+    # Half of the rows in recordings of ten questions, half in recordings of one.
+    many = [make_sample(i, video=f"m{i // 10}") for i in range(500)]
+    one = [make_sample(500 + i, video=f"o{i}") for i in range(500)]
+    num_held_many = [
+        sum(sample.video.startswith("m") for sample in split_videos(many + one, num_holdout=100, seed=seed)[1])
+        for seed in range(20)
+    ]
+    assert 40 <= sum(num_held_many) / 20 <= 60
+
+
 def test_holdout_of_everything_is_refused():
     with pytest.raises(SampleError, match="some left to train on"):
         split_videos([make_sample(0)], num_holdout=1, seed=0)
