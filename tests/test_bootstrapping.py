@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from verl_videomtr.bootstrapping import BootstrapConfig, ExplorationBootstrap, RateOf, Stage
+from verl_videomtr.bootstrapping import BootstrapConfig, ExplorationBootstrap, RateOf, Stage, count_batch
 
 TABLE = [
     # what happens, K_max, [(retrievals, turns, bonus, stage after)]
@@ -71,6 +71,14 @@ def test_released_code_decides_every_batch_by_itself_and_never_ends():
 def test_the_cap_is_for_turns_alone():
     assert BootstrapConfig(max_turns=2).threshold == 0.375
     assert BootstrapConfig(max_turns=2, rate_of="trajectories").threshold == 0.5
+
+
+def test_what_is_counted():
+    # Two retrievals and an answer; an answer alone, wrong; two invalid turns, no positive reward.
+    batch = {"num_retrievals": [2, 0, 0], "turn_rewards": [[0.6, 0.05, 1.1], [0.1], [0.0, 0.0]]}
+    assert count_batch(RateOf.TURNS, **batch) == (2, 6)
+    assert count_batch(RateOf.TRAJECTORIES, **batch) == (1, 2)
+    assert count_batch(RateOf.TURNS, num_retrievals=[], turn_rewards=[]) == (0, 0)
 
 
 counts = st.integers(0, 64).flatmap(lambda turns: st.tuples(st.integers(0, turns), st.just(turns)))

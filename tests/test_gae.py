@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from verl_videomtr.gae import bi_level_gae, literal_gae, plain_gae
+from verl_videomtr.gae import assign_credit, bi_level_gae, literal_gae, plain_gae
 
 
 def loop_bi_level(rewards, values, turn_ids, trajectory_ids, gamma_turn, gamma_token, lam_turn, lam_token):
@@ -349,6 +349,22 @@ def test_cuda_gives_what_the_cpu_gives(variant):
     for expected, result in zip(variant(*batch), on_gpu, strict=True):
         assert result.is_cuda
         torch.testing.assert_close(result.cpu(), expected)
+
+
+def test_assign_credit_names_the_three():
+    batch = make_batch("00..11.22", "0.0.1.1..")
+    accuracy = torch.tensor([1.0, 0.0])
+    options = {"gamma_turn": 0.9, "gamma_token": 0.99, "lam_turn": 0.8, "lam_token": 0.7, "accuracy_rewards": accuracy}
+    expected = {
+        "bi_level": bi_level_gae(*batch, gamma_turn=0.9, gamma_token=0.99, lam_turn=0.8, lam_token=0.7),
+        "literal": literal_gae(*batch, accuracy_rewards=accuracy, gamma_turn=0.9, gamma_token=0.99, lam_token=0.7),
+        "plain": plain_gae(*batch, gamma=0.99, lam=0.7),
+    }
+    for name, results in expected.items():
+        torch.testing.assert_close(assign_credit(name, *batch, **options), results, rtol=0, atol=0)
+    assert not torch.allclose(expected["bi_level"][0], expected["literal"][0])
+    with pytest.raises(ValueError, match="'grpo' is not a valid Credit"):
+        assign_credit("grpo", *batch)
 
 
 def test_long_turns_stay_exact_in_float32():

@@ -8,7 +8,7 @@ must pay before answers are right. (arXiv 2508.20478v2, section 3.3.)
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,7 +30,7 @@ class RateOf(str, enum.Enum):
     TURNS = "turns"
     """Turns with a valid retrieval among all turns."""
     TRAJECTORIES = "trajectories"
-    """Trajectories with at least two positive turn rewards among all trajectories."""
+    """Trajectories with at least two positive turn rewards among those with at least one (the released code)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +99,22 @@ PRESETS: dict[str, dict[str, Any]] = {
 """Departures of each preset from the defaults."""
 
 
+def count_batch(
+    rate_of: RateOf, *, num_retrievals: Sequence[int], turn_rewards: Sequence[Sequence[float]]
+) -> tuple[int, int]:
+    """Count what `ExplorationBootstrap.update` takes, for either definition of the rate.
+
+    Args:
+        rate_of: what the rate is a share of.
+        num_retrievals: turns with a valid retrieval of each trajectory.
+        turn_rewards: rewards of each trajectory's turns, after the gate and without any bonus.
+    """
+    if rate_of is RateOf.TURNS:
+        return sum(num_retrievals), sum(len(rewards) for rewards in turn_rewards)
+    num_positive = [sum(reward > 0 for reward in rewards) for rewards in turn_rewards]
+    return sum(num > 1 for num in num_positive), sum(num > 0 for num in num_positive)
+
+
 class ExplorationBootstrap:
     """The schedule of one training run. Call `update` once per training batch, in order."""
 
@@ -115,8 +131,9 @@ class ExplorationBootstrap:
         A batch without turns says nothing about the policy: no bonus, and the schedule stays as it is.
 
         Args:
-            num_retrievals: turns of the batch with a valid retrieval (or what `rate_of` says).
+            num_retrievals: turns of the batch with a valid retrieval.
             num_turns: all turns of the batch, invalid ones included; without padding rows and validation.
+                Where `rate_of` is not turns, both are what `count_batch` gives.
         Raises:
             ValueError: the counts are negative, or there are more retrievals than turns.
         """

@@ -4,7 +4,7 @@
     token level:  GAE inside each turn alone, with the reward A_k + V(e_k) at the turn's end e_k
 
 Three ways to give credit share their shapes: `bi_level_gae` (the default), `literal_gae` (the paper's sentence taken at
-its word) and `plain_gae` (one level, for comparison). All of them work on the packed response tokens in float64, with
+its word) and `plain_gae` (one level, for comparison); `assign_credit` picks one by name. All of them work on the packed response tokens in float64, with
 no loop over rows or tokens, on the device of their inputs.
 
 What counts as a response token is `turn_ids`, the episode's own record, never where a reward or the mask is non-zero:
@@ -18,6 +18,7 @@ What counts as a response token is `turn_ids`, the episode's own record, never w
 
 from __future__ import annotations
 
+import enum
 import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
@@ -155,6 +156,57 @@ def plain_gae(
     advantages = torch.empty_like(tokens.values)
     advantages[joined] = _gae(tokens.rewards[joined], tokens.values[joined], first[turns.gaps == 0], gamma, lam)
     return _unpack(tokens, advantages, whiten)
+
+
+class Credit(str, enum.Enum):
+    """How rewards become advantages."""
+
+    BI_LEVEL = "bi_level"
+    LITERAL = "literal"
+    PLAIN = "plain"
+
+
+def assign_credit(
+    credit: Credit | str,
+    token_level_rewards: torch.Tensor,
+    values: torch.Tensor,
+    response_mask: torch.Tensor,
+    turn_ids: torch.Tensor,
+    *,
+    trajectory_ids: torch.Tensor | Sequence[Hashable] | None = None,
+    accuracy_rewards: torch.Tensor | None = None,
+    gamma_turn: float = 0.95,
+    gamma_token: float = 1.0,
+    lam_turn: float = 1.0,
+    lam_token: float = 1.0,
+    whiten: bool = True,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Compute advantages and returns in the named way, with those of the arguments that it knows.
+
+    "plain" takes gamma_token and lam_token for all tokens; only "literal" reads `accuracy_rewards`.
+    """
+    batch = (token_level_rewards, values, response_mask, turn_ids)
+    if Credit(credit) is Credit.PLAIN:
+        return plain_gae(*batch, trajectory_ids=trajectory_ids, gamma=gamma_token, lam=lam_token, whiten=whiten)
+    if Credit(credit) is Credit.LITERAL:
+        return literal_gae(
+            *batch,
+            trajectory_ids=trajectory_ids,
+            accuracy_rewards=accuracy_rewards,
+            gamma_turn=gamma_turn,
+            gamma_token=gamma_token,
+            lam_token=lam_token,
+            whiten=whiten,
+        )
+    return bi_level_gae(
+        *batch,
+        trajectory_ids=trajectory_ids,
+        gamma_turn=gamma_turn,
+        gamma_token=gamma_token,
+        lam_turn=lam_turn,
+        lam_token=lam_token,
+        whiten=whiten,
+    )
 
 
 @dataclass(frozen=True)
