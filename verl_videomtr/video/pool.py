@@ -59,6 +59,11 @@ class FramePool:
         """M, or fewer where the video has fewer distinct frames."""
         return len(self.times_seconds)
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether every frame is in the cache."""
+        return self._cached is not None and self._cached.entry.num_filled == self.num_frames
+
     def read_cached(self, indices: Sequence[int] | np.ndarray) -> np.ndarray | None:
         """Return the frames at `indices` as `read` does if none of them must be decoded, else None."""
         rows = self._rows(indices)
