@@ -6,16 +6,12 @@ are added through verl's Continuous Token builder, so nothing is ever tokenised 
 
 from __future__ import annotations
 
-import asyncio
-import inspect
 import logging
 import threading
 import time
-from collections.abc import Mapping
 from typing import Any
 from uuid import uuid4
 
-import numpy as np
 import torch
 import transfer_queue as tq
 from PIL import Image
@@ -23,11 +19,11 @@ from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopMetr
 from verl.trainer.ppo.reward import get_custom_reward_fn
 from verl.utils.tokenizer import get_processor_token_id
 
-from verl_videomtr.answers import is_correct
 from verl_videomtr.episode import Episode, Observation
 from verl_videomtr.prompts import Prompts
 from verl_videomtr.rewards import compute_score
 from verl_videomtr.sample import AGENT_NAME, Sample, question_text, resolve_video
+from verl_videomtr.scoring import score_episode
 from verl_videomtr.trajectory import Trajectory
 from verl_videomtr.verl_plugin.settings import Settings, load_settings
 from verl_videomtr.video.errors import VideoError
@@ -138,7 +134,7 @@ class VideoMTRAgentLoop(AgentLoopBase):
         self._check_images(sample, play)
         record = play.episode.record()
         started = time.monotonic()
-        score = await self._score(sample, record)
+        score = await score_episode(self.reward_fn, sample, record)
         trajectory = Trajectory(
             sample_id=sample.sample_id,
             data_source=sample.data_source,
@@ -148,9 +144,9 @@ class VideoMTRAgentLoop(AgentLoopBase):
             ground_truth=sample.answer,
             groups=dict(sample.groups),
             turn_spans=play.turn_spans,
-            turn_rewards=score["turn_rewards"],
-            components=score["components"],
-            correct=bool(score["acc"]),
+            turn_rewards=score.turn_rewards,
+            components=score.components,
+            correct=score.correct,
             episode=record,
             seconds=dict(play.seconds),
         )
@@ -160,7 +156,7 @@ class VideoMTRAgentLoop(AgentLoopBase):
             response_mask=play.mask,
             response_logprobs=play.logprobs if self.rollout_config.calculate_log_probs else None,
             multi_modal_data={"images": play.images},
-            reward_score=float(sum(score["turn_rewards"])),
+            reward_score=float(sum(score.turn_rewards)),
             num_turns=2 * len(play.episode.turns),
             metrics=AgentLoopMetrics(
                 generate_sequences=play.seconds["generate"],
@@ -171,59 +167,9 @@ class VideoMTRAgentLoop(AgentLoopBase):
             extra_fields={
                 **play.server_fields,
                 TRAJECTORY_FIELD: trajectory.to_dict(),
-                "reward_extra_info": {**trajectory.numbers(), **score["numbers"]},
+                "reward_extra_info": {**trajectory.numbers(), **score.numbers},
             },
         )
-
-    async def _score(self, sample: Sample, record: dict[str, Any]) -> dict[str, Any]:
-        """Call the reward function that verl's `reward.custom_reward_function` names.
-
-        One that returns a float, or a dict without `turn_rewards`, scores the trajectory: its score goes to the last
-        turn, as in stock verl.
-        """
-        responses = record["responses"]
-        arguments: dict[str, Any] = {
-            "data_source": sample.data_source,
-            "solution_str": responses[-1] if responses else "",
-            "ground_truth": sample.answer,
-            "extra_info": {**sample.to_row()["extra_info"], "episode": record},
-        }
-        if inspect.iscoroutinefunction(self.reward_fn):
-            result = await self.reward_fn(**arguments)
-        else:
-            result = await asyncio.to_thread(lambda: self.reward_fn(**arguments))
-            if inspect.isawaitable(result):
-                result = await result
-        as_dict: dict[str, Any] = dict(result) if isinstance(result, Mapping) else {"score": float(result)}
-        if "turn_rewards" not in as_dict and "score" not in as_dict:
-            raise ValueError(
-                f"the reward function returned {sorted(as_dict)}; expected a number, or a dict with 'score' "
-                f"or 'turn_rewards'; sample {sample.sample_id!r}"
-            )
-        turn_rewards = as_dict.get("turn_rewards")
-        if turn_rewards is None:
-            turn_rewards = [0.0] * (len(responses) - 1) + [float(as_dict["score"])] if responses else []
-        if len(turn_rewards) != len(responses):
-            raise ValueError(
-                f"the reward function returned {len(turn_rewards)} turn rewards; expected one for each of the "
-                f"{len(responses)} turns; sample {sample.sample_id!r}"
-            )
-        if "acc" not in as_dict:
-            answer = record["answer"]
-            as_dict["acc"] = answer is not None and is_correct(
-                answer, sample.answer, question_type=sample.question_type, options=sample.options
-            )
-        kept = {"score", "acc", "turn_rewards", "components", "reward"}
-        return {
-            "turn_rewards": [float(reward) for reward in turn_rewards],
-            "acc": float(as_dict["acc"]),
-            "components": dict(as_dict.get("components", {})),
-            "numbers": {
-                key: float(value)
-                for key, value in as_dict.items()
-                if key not in kept and isinstance(value, (bool, int, float, np.number))
-            },
-        }
 
     def _check_images(self, sample: Sample, play: _Play) -> None:
         """Compare image placeholders with images: a mismatch would crash, or mislead, the training forward pass."""
