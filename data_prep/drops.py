@@ -54,7 +54,7 @@ class DropList:
             path.unlink(missing_ok=True)
             return
         beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        beside.write_text("".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in self.entries), "utf-8")
+        beside.write_text("".join(json.dumps(entry) + "\n" for entry in self.entries), "utf-8")
         os.replace(beside, path)
 
 

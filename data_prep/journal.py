@@ -46,7 +46,7 @@ class Journal:
 
     def append(self, entry: dict[str, Any]) -> None:
         """Add an answered request; it is on disk when this returns. `entry["key"]` is the request's key."""
-        self._file.write(json.dumps(entry, ensure_ascii=False).encode() + b"\n")
+        self._file.write(json.dumps(entry).encode() + b"\n")
         self._file.flush()
         os.fsync(self._file.fileno())
         self.entries[entry["key"]] = entry

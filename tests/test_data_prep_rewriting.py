@@ -89,6 +89,13 @@ def test_journal_gives_back_what_was_appended(tmp_path):
         assert again.entries == {"a": {"key": "a", "content": "é\nline"}, "b": {"key": "b", "content": "2"}}
 
 
+def test_journal_keeps_an_answer_that_utf8_cannot_hold(tmp_path):
+    with Journal(tmp_path / "journal.jsonl") as journal:
+        journal.append({"key": "a", "content": "half a \ud83d"})
+    with Journal(journal.path) as again:
+        assert again.entries["a"]["content"] == "half a \ud83d"
+
+
 def test_torn_last_line_is_cut_off_and_the_rest_kept(tmp_path):
     path = tmp_path / "journal.jsonl"
     path.write_bytes(b'{"key": "a"}\n{"key": "b", "conte')

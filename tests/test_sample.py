@@ -7,8 +7,11 @@ import os
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from verl_videomtr.sample import (
+    LETTERS,
     SCHEMA,
     Sample,
     SampleError,
@@ -72,6 +75,41 @@ def test_file_round_trip_keeps_missing_segments_and_empty_options(tmp_path):
     assert os.listdir(tmp_path / "new") == ["rows.parquet"]
 
 
+TEXT = st.text(min_size=1, max_size=30).filter(lambda text: text.strip() and "<|" not in text)
+SECONDS = st.floats(0, 1e5, allow_nan=False)
+
+
+@st.composite
+def any_samples(draw):
+    """Samples of every kind that the schema allows, with whatever text Unicode has."""
+    options = tuple(draw(st.lists(TEXT, min_size=2, max_size=26))) if draw(st.booleans()) else ()
+    segments = None
+    if draw(st.booleans()):
+        spans = draw(
+            st.lists(st.tuples(SECONDS, SECONDS).filter(lambda span: span[0] < span[1]), min_size=1, max_size=4)
+        )
+        segments = tuple(spans)
+    return make_sample(
+        sample_id=draw(TEXT),
+        index=draw(st.integers(0, 2**62)),
+        question=draw(TEXT),
+        options=options,
+        question_type="multiple_choice" if options else "free_text",
+        answer=draw(st.sampled_from(LETTERS[: len(options)])) if options else draw(TEXT),
+        duration_seconds=1e5 if segments is not None else draw(st.none() | st.floats(0.1, 1e5)),
+        segments=segments,
+        groups=draw(st.dictionaries(TEXT, TEXT | st.lists(TEXT, max_size=3), max_size=3)),
+        metadata=draw(st.dictionaries(TEXT, st.none() | st.integers() | TEXT, max_size=3)),
+    )
+
+
+@given(samples=st.lists(any_samples(), min_size=1, max_size=4, unique_by=(lambda s: s.index, lambda s: s.sample_id)))
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+def test_any_sample_survives_a_file(samples, tmp_path_factory):
+    path = tmp_path_factory.getbasetemp() / "any.parquet"
+    assert read_rows(write_rows(path, samples)) == samples
+
+
 def test_rows_read_through_pandas_are_samples_too(tmp_path):
     pandas = pytest.importorskip("pandas")
     path = write_rows(tmp_path / "rows.parquet", [make_sample()])
@@ -112,6 +150,9 @@ def test_verls_stock_dataset_loads_and_mixes_the_files(tmp_path, monkeypatch):
         ({"options": ("one", " ", "three")}, "expected non-empty texts"),
         ({"question": ""}, "question=''; expected non-empty text"),
         ({"sample_id": None}, "sample_id=None; expected non-empty text"),
+        ({"question": "half a \ud83d"}, "expected text that UTF-8 can hold"),
+        ({"options": ("one", "half a \ud83d")}, "texts that UTF-8 can hold"),
+        ({"video": "a/../../b.mp4"}, "expected a path without '..'"),
         ({"index": -1}, "index=-1; expected an integer >= 0"),
         ({"question": "what is <|image_pad|>?"}, "expected no model control tokens"),
         ({"question_type": "essay"}, "question_type='essay'; expected one of"),

@@ -163,8 +163,8 @@ class Sample:
                 "answer": self.answer,
                 "question_type": self.question_type,
                 "segments": None if self.segments is None else [list(span) for span in self.segments],
-                "groups": json.dumps(dict(self.groups), ensure_ascii=False, sort_keys=True),
-                "metadata": json.dumps(dict(self.metadata), ensure_ascii=False, sort_keys=True),
+                "groups": json.dumps(dict(self.groups), sort_keys=True),
+                "metadata": json.dumps(dict(self.metadata), sort_keys=True),
             },
         }
 
@@ -265,7 +265,7 @@ def resolve_video(video: str, root: str | os.PathLike[str] | None = None, *, all
             return video
         raise SampleError(f"{video=} is a URL; expected a local path; download it first, or allow URLs")
     path = PurePosixPath(video)
-    if not video or "\0" in video or ".." in path.parts:
+    if not _stays_below(video):
         raise SampleError(f"{video=} is not usable; expected a path without '..' inside the video root {root}")
     if root is None:
         if not path.is_absolute():
@@ -282,6 +282,10 @@ def _problems(sample: Sample) -> Iterable[str]:
         value = getattr(sample, name)
         if not isinstance(value, str) or not value.strip():
             yield f"{name}={value!r}; expected non-empty text"
+        elif not _is_utf8(value):
+            yield f"{name}={value!r}; expected text that UTF-8 can hold"
+    if isinstance(sample.video, str) and not _URL.match(sample.video) and not _stays_below(sample.video):
+        yield f"video={sample.video!r}; expected a path without '..'"
     if isinstance(sample.index, bool) or not isinstance(sample.index, int) or sample.index < 0:
         yield f"index={sample.index!r}; expected an integer >= 0"
     for text in (sample.question, *sample.options):
@@ -304,8 +308,8 @@ def _answer_problems(sample: Sample) -> Iterable[str]:
             yield f"{len(sample.options)} options; expected 2 to {len(LETTERS)} for multiple choice"
         elif not isinstance(sample.answer, str) or sample.answer not in tuple(LETTERS[: len(sample.options)]):
             yield f"answer={sample.answer!r}; expected a letter A to {LETTERS[len(sample.options) - 1]}"
-        if not all(isinstance(text, str) and text.strip() for text in sample.options):
-            yield f"options={sample.options!r}; expected non-empty texts"
+        if not all(isinstance(text, str) and text.strip() and _is_utf8(text) for text in sample.options):
+            yield f"options={sample.options!r}; expected non-empty texts that UTF-8 can hold"
     elif sample.options:
         yield f"options={sample.options!r}; expected none for question_type={sample.question_type!r}"
     elif sample.question_type == "numeric" and not _is_number(sample.answer):
@@ -327,6 +331,19 @@ def _time_problems(sample: Sample) -> Iterable[str]:
     for span in sample.segments:
         if len(span) != 2 or not 0.0 <= span[0] < span[1] <= duration + _TIME_TOLERANCE_SECONDS:
             yield f"segment {tuple(span)}; expected 0 <= start < end <= {duration} seconds"
+
+
+def _stays_below(video: str) -> bool:
+    return bool(video) and "\0" not in video and ".." not in PurePosixPath(video).parts
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        # Half of a surrogate pair, from a JSON escape that was cut in two.
+        return False
+    return True
 
 
 def _is_number(text: Any) -> bool:
