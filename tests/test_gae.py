@@ -383,6 +383,18 @@ def test_long_turns_stay_exact_in_float32():
         torch.testing.assert_close(advantages[0].double(), expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("decay", [0.9999, 0.999, 0.9])
+def test_many_long_turns_stay_exact(decay):
+    # What flows in over a turn's end is taken off again: that must not cost precision, however long the turns.
+    generator = torch.Generator().manual_seed(2)
+    turn_ids = torch.arange(4).repeat_interleave(torch.tensor([3000, 1, 5000, 2000])).repeat(3, 1)
+    rewards, values = torch.randn((2, *turn_ids.shape), generator=generator)
+    options = {"gamma_turn": 0.95, "gamma_token": decay, "lam_turn": 0.97, "lam_token": 1.0}
+    advantages, _ = bi_level_gae(rewards, values + 5, turn_ids >= 0, turn_ids, whiten=False, **options)
+    expected = loop_bi_level(rewards, values + 5, turn_ids, [0, 1, 2], **options)
+    torch.testing.assert_close(advantages.double(), expected, rtol=2e-7, atol=2e-6)
+
+
 @variants
 def test_a_trained_token_without_a_turn_is_an_error(variant):
     rewards, values, mask, turn_ids = make_batch("00..11")

@@ -4,8 +4,8 @@
     token level:  GAE inside each turn alone, with the reward A_k + V(e_k) at the turn's end e_k
 
 Three ways to give credit share their shapes: `bi_level_gae` (the default), `literal_gae` (the paper's sentence taken at
-its word) and `plain_gae` (one level, for comparison); `assign_credit` picks one by name. All of them work on the packed response tokens in float64, with
-no loop over rows or tokens, on the device of their inputs.
+its word) and `plain_gae` (one level, for comparison); `assign_credit` picks one by name. All of them work
+on the packed response tokens in float64, with no loop over rows or tokens, on the device of their inputs.
 
 What counts as a response token is `turn_ids`, the episode's own record, never where a reward or the mask is non-zero:
 - e_k is the last token with turn id k. A turn without reward, or one whose tokens were rejected, keeps its end.
@@ -21,11 +21,11 @@ from __future__ import annotations
 import enum
 import math
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
 
 import torch
 
-_WHITEN_EPS = 1e-8
+from verl_videomtr.token_packing import PackedTokens, Turns, pack, unpack
+
 _BLOCK_DECAY = 2.0**-200
 """Over one block of `_decayed_cumsum`, weights fall to this; it keeps them far from float64's limits."""
 
@@ -73,13 +73,13 @@ def bi_level_gae(
     Source: arXiv 2508.20478v2, section 3.4, in the bi-level form of the framework that it was trained with.
     """
     _check_unit(gamma_turn=gamma_turn, gamma_token=gamma_token, lam_turn=lam_turn, lam_token=lam_token)
-    tokens = _pack(token_level_rewards, values, response_mask, turn_ids, trajectory_ids)
+    tokens = pack(token_level_rewards, values, response_mask, turn_ids, trajectory_ids)
     turns = tokens.turns
     end_values = tokens.values[turns.ends]
     next_values = torch.where(turns.gaps > 0, end_values.roll(1), 0.0)
-    deltas = tokens.rewards[turns.ends] + gamma_turn**turns.gaps * next_values - end_values
+    deltas = tokens.rewards[turns.ends] + gamma_turn ** turns.gaps.double() * next_values - end_values
     turn_advantages = _turn_scan(deltas, turns, gamma_turn * lam_turn)
-    return _unpack(tokens, _gae_within_turns(tokens, turn_advantages + end_values, gamma_token, lam_token), whiten)
+    return unpack(tokens, _gae_within_turns(tokens, turn_advantages + end_values, gamma_token, lam_token), whiten)
 
 
 @torch.no_grad()
@@ -108,7 +108,7 @@ def literal_gae(
     Source: arXiv 2508.20478v2, section 3.4. Departs from it: nowhere with `accuracy_rewards`.
     """
     _check_unit(gamma_turn=gamma_turn, gamma_token=gamma_token, lam_token=lam_token)
-    tokens = _pack(token_level_rewards, values, response_mask, turn_ids, trajectory_ids)
+    tokens = pack(token_level_rewards, values, response_mask, turn_ids, trajectory_ids)
     turns = tokens.turns
     end_rewards = tokens.rewards[turns.ends]
     if accuracy_rewards is None:
@@ -120,8 +120,8 @@ def literal_gae(
             f"accuracy_rewards has shape {tuple(accuracy_rewards.shape)}; expected ({len(values)},); literal_gae"
         )
     turns_left = turns.numbers[turns.last] - turns.numbers
-    flowing_back = torch.where(turns_left > 0, gamma_turn**turns_left * accuracy, 0.0)
-    return _unpack(tokens, _gae_within_turns(tokens, end_rewards + flowing_back, gamma_token, lam_token), whiten)
+    flowing_back = torch.where(turns_left > 0, gamma_turn ** turns_left.double() * accuracy, 0.0)
+    return unpack(tokens, _gae_within_turns(tokens, end_rewards + flowing_back, gamma_token, lam_token), whiten)
 
 
 @torch.no_grad()
@@ -147,7 +147,7 @@ def plain_gae(
     Source: arXiv 1506.02438, equation 16.
     """
     _check_unit(gamma=gamma, lam=lam)
-    tokens = _pack(token_level_rewards, values, response_mask, turn_ids, trajectory_ids)
+    tokens = pack(token_level_rewards, values, response_mask, turn_ids, trajectory_ids)
     turns = tokens.turns
     # Join the turns of each trajectory, last to first; within a turn the tokens already stand last to first.
     first = turns.lengths.cumsum(0) - turns.lengths
@@ -155,7 +155,7 @@ def plain_gae(
     joined += (turns.ends - first).repeat_interleave(turns.lengths)
     advantages = torch.empty_like(tokens.values)
     advantages[joined] = _gae(tokens.rewards[joined], tokens.values[joined], first[turns.gaps == 0], gamma, lam)
-    return _unpack(tokens, advantages, whiten)
+    return unpack(tokens, advantages, whiten)
 
 
 class Credit(str, enum.Enum):
@@ -209,112 +209,7 @@ def assign_credit(
     )
 
 
-@dataclass(frozen=True)
-class _Turns:
-    """The turns of a batch, those of one trajectory side by side from last to first; every field (num_turns,)."""
-
-    ends: torch.Tensor
-    """Position of e_k among the packed tokens."""
-    lengths: torch.Tensor
-    """Number of tokens."""
-    rows: torch.Tensor
-    """Row in the batch."""
-    numbers: torch.Tensor
-    """Number of the turn in its trajectory."""
-    trajectories: torch.Tensor
-    """Number of the trajectory."""
-    gaps: torch.Tensor
-    """Turns from this one to the next of its trajectory, 1 if none is missing; 0 for the last turn."""
-    last: torch.Tensor
-    """Position in these fields of the trajectory's last turn."""
-
-
-@dataclass(frozen=True)
-class _Tokens:
-    """The response tokens of a batch, packed in reversed order, so that every recursion runs forward."""
-
-    positions: torch.Tensor
-    """(num_tokens,) position in the flattened batch."""
-    rewards: torch.Tensor
-    """(num_tokens,) float64."""
-    values: torch.Tensor
-    """(num_tokens,) float64."""
-    is_trained: torch.Tensor | None
-    """(num_tokens,) bool; None where all are."""
-    turns: _Turns
-    shape: torch.Size
-    """(bs, response_length)"""
-    dtype: torch.dtype
-    """Of the results."""
-
-
-def _pack(
-    token_level_rewards: torch.Tensor,
-    values: torch.Tensor,
-    response_mask: torch.Tensor,
-    turn_ids: torch.Tensor,
-    trajectory_ids: torch.Tensor | Sequence[Hashable] | None,
-) -> _Tokens:
-    """Check a batch and gather its response tokens."""
-    shapes = [tuple(x.shape) for x in (token_level_rewards, values, response_mask, turn_ids)]
-    if len(set(shapes)) != 1 or values.dim() != 2:
-        raise ValueError(
-            f"token_level_rewards, values, response_mask, turn_ids have shapes {shapes}; "
-            "expected one shape (bs, response_length); credit assignment"
-        )
-    width = values.shape[1]
-    positions = (turn_ids >= 0).flatten().nonzero().squeeze(1).flip(0)
-    rows = positions.div(width, rounding_mode="floor") if width else positions
-    is_trained = response_mask.flatten().index_select(0, positions) != 0
-    num_trained = int(torch.count_nonzero(is_trained))
-    if num_trained != int(torch.count_nonzero(response_mask)):
-        _check_mask(response_mask, rows, num_trained)
-    dtype = torch.promote_types(token_level_rewards.dtype, values.dtype)
-    return _Tokens(
-        positions=positions,
-        rewards=token_level_rewards.flatten().index_select(0, positions).double(),
-        values=values.flatten().index_select(0, positions).double(),
-        is_trained=None if num_trained == len(positions) else is_trained,
-        turns=_find_turns(
-            rows, turn_ids.flatten().index_select(0, positions), _trajectory_numbers(trajectory_ids, turn_ids)
-        ),
-        shape=values.shape,
-        dtype=dtype if dtype.is_floating_point else torch.float32,
-    )
-
-
-def _find_turns(rows: torch.Tensor, token_turns: torch.Tensor, trajectory_of_row: torch.Tensor) -> _Turns:
-    """Find the turns among packed tokens: runs of one turn number in one row."""
-    starts_run = torch.ones_like(rows, dtype=torch.bool)
-    starts_run[1:] = (rows[1:] != rows[:-1]) | (token_turns[1:] != token_turns[:-1])
-    ends = starts_run.nonzero().squeeze(1)
-    lengths = torch.diff(ends, append=ends.new_tensor([len(rows)]))
-    numbers, trajectories = token_turns[ends].long(), trajectory_of_row[rows[ends]]
-    order = numbers.argsort(descending=True, stable=True)
-    order = order[trajectories[order].argsort(stable=True)]
-    ends, lengths, numbers, trajectories = ends[order], lengths[order], numbers[order], trajectories[order]
-    has_next = torch.zeros_like(ends, dtype=torch.bool)
-    has_next[1:] = trajectories[1:] == trajectories[:-1]
-    gaps = torch.where(has_next, numbers.roll(1) - numbers, 0)
-    if bool((has_next & (gaps == 0)).any()):
-        twice = int((has_next & (gaps == 0)).nonzero()[0])
-        raise ValueError(
-            f"turn {int(numbers[twice])} of the trajectory of row {int(rows[ends[twice]])} appears twice; "
-            "expected each turn once, as one run in one row; turn_ids and trajectory_ids; "
-            "give rows of different trajectories different ids"
-        )
-    return _Turns(
-        ends=ends,
-        lengths=lengths,
-        rows=rows[ends],
-        numbers=numbers,
-        trajectories=trajectories,
-        gaps=gaps,
-        last=torch.where(has_next, 0, torch.arange(len(ends), device=ends.device)).cummax(0).values,
-    )
-
-
-def _turn_scan(deltas: torch.Tensor, turns: _Turns, decay: float) -> torch.Tensor:
+def _turn_scan(deltas: torch.Tensor, turns: Turns, decay: float) -> torch.Tensor:
     """Solve A_k = delta_k + decay^(gap to the next turn) * A_next over every trajectory, by doubling the reach."""
     sums, reach = deltas, 1
     while reach < len(sums):
@@ -322,13 +217,13 @@ def _turn_scan(deltas: torch.Tensor, turns: _Turns, decay: float) -> torch.Tenso
         if not bool(same.any()):
             break
         distance = torch.where(same, turns.numbers[:-reach] - turns.numbers[reach:], 0)
-        further = torch.where(same, decay**distance * sums[:-reach], 0.0)
+        further = torch.where(same, decay ** distance.double() * sums[:-reach], 0.0)
         sums = torch.cat([sums[:reach], sums[reach:] + further])
         reach *= 2
     return sums
 
 
-def _gae_within_turns(tokens: _Tokens, end_rewards: torch.Tensor, gamma: float, lam: float) -> torch.Tensor:
+def _gae_within_turns(tokens: PackedTokens, end_rewards: torch.Tensor, gamma: float, lam: float) -> torch.Tensor:
     """Run GAE inside each turn, with these rewards on the turn ends."""
     rewards = tokens.rewards.index_copy(0, tokens.turns.ends, end_rewards)
     return _gae(rewards, tokens.values, tokens.turns.ends.sort().values, gamma, lam)
@@ -359,7 +254,7 @@ def _run_sums(x: torch.Tensor, starts: torch.Tensor, decay: float) -> torch.Tens
     inflow = torch.where(starts > 0, sums[starts - 1], 0.0).repeat_interleave(lengths)
     if decay != 1:
         steps = torch.arange(1, len(x) + 1, device=x.device) - starts.repeat_interleave(lengths)
-        inflow *= decay**steps
+        inflow *= decay ** steps.double()
     return sums.sub_(inflow)
 
 
@@ -378,48 +273,6 @@ def _decayed_cumsum(x: torch.Tensor, decay: float) -> torch.Tensor:
     sums = (blocks / weights).cumsum(1) * weights
     sums[1:] += decay * weights * sums[:-1, -1:].clone()
     return sums.flatten()[:num]
-
-
-def _unpack(tokens: _Tokens, advantages: torch.Tensor, whiten: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    """Whiten, and put the trained tokens' results where the tokens stand."""
-    positions, values = tokens.positions, tokens.values
-    if tokens.is_trained is not None:
-        positions, values, advantages = (x[tokens.is_trained] for x in (positions, values, advantages))
-    returns = advantages + values
-    if whiten and len(advantages):
-        advantages = advantages.sub_(advantages.mean())
-        variance = advantages.dot(advantages) / max(1, len(advantages) - 1)
-        advantages.mul_(torch.rsqrt(variance + _WHITEN_EPS))
-    results = torch.zeros((2, tokens.shape.numel()), dtype=tokens.dtype, device=values.device)
-    for result, chosen in zip(results, (advantages, returns), strict=True):
-        result.index_copy_(0, positions, chosen.to(tokens.dtype))
-    return results[0].view(tokens.shape), results[1].view(tokens.shape)
-
-
-def _trajectory_numbers(
-    trajectory_ids: torch.Tensor | Sequence[Hashable] | None, turn_ids: torch.Tensor
-) -> torch.Tensor:
-    """(bs,) the trajectory of each row as a number."""
-    num_rows, device = len(turn_ids), turn_ids.device
-    if trajectory_ids is None:
-        return torch.arange(num_rows, device=device)
-    if len(trajectory_ids) != num_rows:
-        raise ValueError(f"{len(trajectory_ids)} trajectory_ids; expected one for each of the {num_rows} rows")
-    names = trajectory_ids.tolist() if isinstance(trajectory_ids, torch.Tensor) else list(trajectory_ids)
-    numbers: dict[Hashable, int] = {}
-    return torch.tensor([numbers.setdefault(name, len(numbers)) for name in names], dtype=torch.long, device=device)
-
-
-def _check_mask(response_mask: torch.Tensor, rows: torch.Tensor, num_trained: int) -> None:
-    """Refuse trained tokens without a turn, except in rows without turns, which are padding."""
-    has_turns = torch.zeros(len(response_mask), dtype=torch.bool, device=response_mask.device)
-    has_turns[rows] = True
-    num_outside = int(torch.count_nonzero(response_mask[has_turns])) - num_trained
-    if num_outside:
-        raise ValueError(
-            f"{num_outside} tokens have response_mask 1 and turn id -1; expected every trained token "
-            "to belong to a turn; turn_ids; number the tokens from the episode's record"
-        )
 
 
 def _check_unit(**discounts: float) -> None:

@@ -1,0 +1,163 @@
+"""A batch's response tokens side by side: padded rows -> packed tokens and turns, and results back into rows.
+
+A row of a multi-turn batch is mostly observations and padding. Credit assignment works on the response tokens alone,
+so it packs them once, in float64 and in reversed order, and puts its results back at the end. What counts as a response
+token is `turn_ids`, the episode's own record; see `verl_videomtr.gae`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+WHITEN_EPS = 1e-8
+"""Added to the variance, as verl does."""
+
+
+@dataclass(frozen=True)
+class Turns:
+    """The turns of a batch, those of one trajectory side by side from last to first; every field (num_turns,)."""
+
+    ends: torch.Tensor
+    """Position of e_k among the packed tokens."""
+    lengths: torch.Tensor
+    """Number of tokens."""
+    rows: torch.Tensor
+    """Row in the batch."""
+    numbers: torch.Tensor
+    """Number of the turn in its trajectory."""
+    trajectories: torch.Tensor
+    """Number of the trajectory."""
+    gaps: torch.Tensor
+    """Turns from this one to the next of its trajectory, 1 if none is missing; 0 for the last turn."""
+    last: torch.Tensor
+    """Position in these fields of the trajectory's last turn."""
+
+
+@dataclass(frozen=True)
+class PackedTokens:
+    """The response tokens of a batch, packed in reversed order, so that every recursion runs forward."""
+
+    positions: torch.Tensor
+    """(num_tokens,) position in the flattened batch."""
+    rewards: torch.Tensor
+    """(num_tokens,) float64."""
+    values: torch.Tensor
+    """(num_tokens,) float64."""
+    is_trained: torch.Tensor | None
+    """(num_tokens,) bool; None where all are."""
+    turns: Turns
+    shape: torch.Size
+    """(bs, response_length)"""
+    dtype: torch.dtype
+    """Of the results."""
+
+
+def pack(
+    token_level_rewards: torch.Tensor,
+    values: torch.Tensor,
+    response_mask: torch.Tensor,
+    turn_ids: torch.Tensor,
+    trajectory_ids: torch.Tensor | Sequence[Hashable] | None,
+) -> PackedTokens:
+    """Check a batch and gather its response tokens."""
+    shapes = [tuple(x.shape) for x in (token_level_rewards, values, response_mask, turn_ids)]
+    if len(set(shapes)) != 1 or values.dim() != 2:
+        raise ValueError(
+            f"token_level_rewards, values, response_mask, turn_ids have shapes {shapes}; "
+            "expected one shape (bs, response_length); credit assignment"
+        )
+    width = values.shape[1]
+    positions = (turn_ids >= 0).flatten().nonzero().squeeze(1).flip(0)
+    rows = positions.div(width, rounding_mode="floor") if width else positions
+    is_trained = response_mask.flatten().index_select(0, positions) != 0
+    num_trained = int(torch.count_nonzero(is_trained))
+    if num_trained != int(torch.count_nonzero(response_mask)):
+        _check_mask(response_mask, rows, num_trained)
+    dtype = torch.promote_types(token_level_rewards.dtype, values.dtype)
+    return PackedTokens(
+        positions=positions,
+        rewards=token_level_rewards.flatten().index_select(0, positions).double(),
+        values=values.flatten().index_select(0, positions).double(),
+        is_trained=None if num_trained == len(positions) else is_trained,
+        turns=_find_turns(
+            rows, turn_ids.flatten().index_select(0, positions), _trajectory_numbers(trajectory_ids, turn_ids)
+        ),
+        shape=values.shape,
+        dtype=dtype if dtype.is_floating_point else torch.float32,
+    )
+
+
+def unpack(tokens: PackedTokens, advantages: torch.Tensor, whiten: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """Whiten, and put the trained tokens' results where the tokens stand."""
+    positions, values = tokens.positions, tokens.values
+    if tokens.is_trained is not None:
+        positions, values, advantages = (x[tokens.is_trained] for x in (positions, values, advantages))
+    returns = advantages + values
+    if whiten and len(advantages):
+        advantages = advantages.sub_(advantages.mean())
+        variance = advantages.dot(advantages) / max(1, len(advantages) - 1)
+        advantages.mul_(torch.rsqrt(variance + WHITEN_EPS))
+    results = torch.zeros((2, tokens.shape.numel()), dtype=tokens.dtype, device=values.device)
+    for result, chosen in zip(results, (advantages, returns), strict=True):
+        result.index_copy_(0, positions, chosen.to(tokens.dtype))
+    return results[0].view(tokens.shape), results[1].view(tokens.shape)
+
+
+def _find_turns(rows: torch.Tensor, token_turns: torch.Tensor, trajectory_of_row: torch.Tensor) -> Turns:
+    """Find the turns among packed tokens: runs of one turn number in one row."""
+    starts_run = torch.ones_like(rows, dtype=torch.bool)
+    starts_run[1:] = (rows[1:] != rows[:-1]) | (token_turns[1:] != token_turns[:-1])
+    ends = starts_run.nonzero().squeeze(1)
+    lengths = torch.diff(ends, append=ends.new_tensor([len(rows)]))
+    numbers, trajectories = token_turns[ends].long(), trajectory_of_row[rows[ends]]
+    order = numbers.argsort(descending=True, stable=True)
+    order = order[trajectories[order].argsort(stable=True)]
+    ends, lengths, numbers, trajectories = ends[order], lengths[order], numbers[order], trajectories[order]
+    has_next = torch.zeros_like(ends, dtype=torch.bool)
+    has_next[1:] = trajectories[1:] == trajectories[:-1]
+    gaps = torch.where(has_next, numbers.roll(1) - numbers, 0)
+    if bool((has_next & (gaps == 0)).any()):
+        twice = int((has_next & (gaps == 0)).nonzero()[0])
+        raise ValueError(
+            f"turn {int(numbers[twice])} of the trajectory of row {int(rows[ends[twice]])} appears twice; "
+            "expected each turn once, as one run in one row; turn_ids and trajectory_ids; "
+            "give rows of different trajectories different ids"
+        )
+    return Turns(
+        ends=ends,
+        lengths=lengths,
+        rows=rows[ends],
+        numbers=numbers,
+        trajectories=trajectories,
+        gaps=gaps,
+        last=torch.where(has_next, 0, torch.arange(len(ends), device=ends.device)).cummax(0).values,
+    )
+
+
+def _trajectory_numbers(
+    trajectory_ids: torch.Tensor | Sequence[Hashable] | None, turn_ids: torch.Tensor
+) -> torch.Tensor:
+    """(bs,) the trajectory of each row as a number."""
+    num_rows, device = len(turn_ids), turn_ids.device
+    if trajectory_ids is None:
+        return torch.arange(num_rows, device=device)
+    if len(trajectory_ids) != num_rows:
+        raise ValueError(f"{len(trajectory_ids)} trajectory_ids; expected one for each of the {num_rows} rows")
+    names = trajectory_ids.tolist() if isinstance(trajectory_ids, torch.Tensor) else list(trajectory_ids)
+    numbers: dict[Hashable, int] = {}
+    return torch.tensor([numbers.setdefault(name, len(numbers)) for name in names], dtype=torch.long, device=device)
+
+
+def _check_mask(response_mask: torch.Tensor, rows: torch.Tensor, num_trained: int) -> None:
+    """Refuse trained tokens without a turn, except in rows without turns, which are padding."""
+    has_turns = torch.zeros(len(response_mask), dtype=torch.bool, device=response_mask.device)
+    has_turns[rows] = True
+    num_outside = int(torch.count_nonzero(response_mask[has_turns])) - num_trained
+    if num_outside:
+        raise ValueError(
+            f"{num_outside} tokens have response_mask 1 and turn id -1; expected every trained token "
+            "to belong to a turn; turn_ids; number the tokens from the episode's record"
+        )
