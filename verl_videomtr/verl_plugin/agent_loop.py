@@ -123,7 +123,8 @@ class VideoMTRAgentLoop(AgentLoopBase):
             if cls._service is None or cls._service_key != settings.video:
                 cls._service = FrameService(
                     config=settings.video.pool,
-                    max_concurrent=settings.video.concurrent_decodes,
+                    cache=settings.video.cache.open(),
+                    workers=settings.video.workers,
                     max_open_pools=settings.video.open_pools,
                 )
                 cls._service_key = settings.video

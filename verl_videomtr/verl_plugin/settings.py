@@ -11,6 +11,8 @@ from omegaconf import DictConfig, OmegaConf
 from verl_videomtr.bootstrapping import BootstrapConfig
 from verl_videomtr.episode import EpisodeConfig
 from verl_videomtr.prompts import Prompts
+from verl_videomtr.video.cache import PoolCache
+from verl_videomtr.video.decode_workers import WorkerConfig
 from verl_videomtr.video.pool import PoolConfig
 
 
@@ -35,19 +37,41 @@ class CreditConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class CacheConfig:
+    """The frame cache on disk, shared by all workers that see the directory."""
+
+    dir: str | None = None
+    """Directory; None decodes frames each time they are asked for."""
+    form: str = "raw"
+    """`raw` (exact, about 32 MiB a video at 224 x 392) or `jpeg` (a tenth of it, recorded as such)."""
+    max_gib: float | None = None
+    """Bound on the directory's size; least recently used videos go first. None is no bound."""
+
+    def open(self) -> PoolCache | None:
+        """Open the cache, or return None where none is configured."""
+        if self.dir is None:
+            return None
+        return PoolCache(
+            self.dir, form=self.form, max_bytes=None if self.max_gib is None else int(self.max_gib * 2**30)
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class VideoConfig:
     """Where videos lie and how their frames are served."""
 
     root: str | None = None
     """Directory that relative video paths are resolved in, and that no path may leave; None takes paths as they are."""
-    concurrent_decodes: int = 4
-    """Videos that one agent-loop worker decodes at a time."""
-    open_pools: int = 256
+    open_pools: int = 512
     """Videos that one agent-loop worker keeps open."""
     max_unreadable_share: float = 0.2
     """A training step that loses a larger share of its trajectories to unreadable videos stops the run."""
     pool: PoolConfig = dataclasses.field(default_factory=PoolConfig)
     """How the candidate pool is built; its num_frames is episode.pool_size."""
+    workers: WorkerConfig = dataclasses.field(default_factory=WorkerConfig)
+    """How many videos one agent-loop worker decodes at once, and how long one may take."""
+    cache: CacheConfig = dataclasses.field(default_factory=CacheConfig)
+    """Where decoded frames are kept."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -94,8 +118,12 @@ def load_settings(config: DictConfig) -> Settings:
     episode = _build(EpisodeConfig, raw.pop("episode", {}), "videomtr.episode")
     video_raw = dict(raw.pop("video", {}))
     pool_raw = dict(video_raw.pop("pool", {}), num_frames=episode.pool_size)
-    pool = _build(PoolConfig, pool_raw, "videomtr.video.pool")
-    video = _build(VideoConfig, dict(video_raw, pool=pool), "videomtr.video")
+    parts = {
+        "pool": _build(PoolConfig, pool_raw, "videomtr.video.pool"),
+        "workers": _build(WorkerConfig, video_raw.pop("workers", {}), "videomtr.video.workers"),
+        "cache": _build(CacheConfig, video_raw.pop("cache", {}), "videomtr.video.cache"),
+    }
+    video = _build(VideoConfig, {**video_raw, **parts}, "videomtr.video")
     credit = _build(CreditConfig, raw.pop("credit", {}), "videomtr.credit")
     bootstrap_raw = dict(raw.pop("bootstrap", {}), max_turns=episode.max_turns)
     bootstrap = _build(BootstrapConfig, bootstrap_raw, "videomtr.bootstrap")
