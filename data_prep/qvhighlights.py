@@ -202,6 +202,8 @@ def _print_cost(new: list[Answer], entries: Iterable[Mapping[str, Any]], argumen
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    if arguments.limit is not None and arguments.limit < 1:
+        raise ValueError(f"--limit {arguments.limit}; expected 1 or more")
     drops = DropList()
     relevance = RelevanceFilter(max_ratio=arguments.max_ratio, min_duration_seconds=arguments.min_duration)
     passed, num_all = read_queries(arguments.annotations, relevance=relevance, prefix=arguments.prefix, drops=drops)

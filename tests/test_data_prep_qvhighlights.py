@@ -417,6 +417,12 @@ def test_filter_and_short_queries_cost_nothing(tmp_path, capsys):
         assert reason in output
 
 
+def test_limit_must_let_something_through(tmp_path, capsys):
+    with ScriptedServer(always_good) as server:
+        assert run(tmp_path, server, "--limit", "0") == (1, [])
+    assert "--limit 0; expected 1 or more" in capsys.readouterr().err
+
+
 def test_test_split_without_windows_is_refused(tmp_path, capsys):
     (tmp_path / "queries.jsonl").write_text(
         '{"qid": 1, "query": "A man cooks rice", "duration": 150, "vid": "a_0_150"}\n'
