@@ -1,12 +1,15 @@
-"""The child process that opens and decodes files: `python -m verl_videomtr.video.decode_worker FD SECONDS`.
+"""The child process that opens and decodes files: `python -m verl_videomtr.video.decode_worker FD SECONDS [MODULE]`.
 
 It answers requests on one socket until the other end closes. While it works it sends a tick at most every
 `TICK_SECONDS`, so that the parent can tell slow from stuck. Its own alarm, handled by the kernel, ends it where a
-request outlives its deadline, even inside a library that never returns and even if the parent is gone.
+request outlives its deadline, even inside a library that never returns and even if the parent is gone. MODULE is
+imported before the first request is answered: torch takes longer to import than a decoder may stand still.
 """
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import os
 import pickle
 import select
@@ -102,4 +105,7 @@ def _answer(sock: socket.socket, operation: str, arguments: tuple[Any, ...]) -> 
 
 
 if __name__ == "__main__":
+    for module in sys.argv[3:]:
+        with contextlib.suppress(ImportError, OSError, RuntimeError):  # The decoder says what is missing.
+            importlib.import_module(module)
     serve(socket.socket(fileno=int(sys.argv[1])), float(sys.argv[2]))

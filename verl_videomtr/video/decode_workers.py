@@ -180,9 +180,11 @@ class _Child:
         self.torchcodec = torchcodec
         self.requests = 0
         self.sock, theirs = socket.socketpair()
+        command = [sys.executable, "-m", "verl_videomtr.video.decode_worker"]
+        preload = ["torchcodec.decoders"] if torchcodec else []
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "verl_videomtr.video.decode_worker", str(theirs.fileno()), str(alarm_seconds)],
+                [*command, str(theirs.fileno()), str(alarm_seconds), *preload],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
