@@ -38,6 +38,7 @@ FRAGMENTS = [
     ),
     *("<Think>", "<answer >", "</ answer>", "\x00", "\ud800", "9" * 70, "x" * 30),
 ]
+RANGES = [*"0123456789", ",", ".", " ", "0,", ",7", "40.4", "60", "\t", "-", "٣"]
 MAX_ANSWER_CHARS = 20
 
 
@@ -82,15 +83,25 @@ def main() -> None:
     with atheris.instrument_imports(include=["verl_videomtr.actions"]):
         import verl_videomtr.actions  # noqa: F401
 
-    def run(data: bytes) -> None:
-        provider = atheris.FuzzedDataProvider(data)
+    def fragments(provider: atheris.FuzzedDataProvider, choices: list[str]) -> str:
         text = ""
-        while provider.remaining_bytes() and len(text) < 4000:
+        for _ in range(provider.ConsumeIntInRange(0, 12)):
             if provider.ConsumeBool():
-                text += FRAGMENTS[provider.ConsumeIntInRange(0, len(FRAGMENTS) - 1)]
+                text += choices[provider.ConsumeIntInRange(0, len(choices) - 1)]
             else:
                 text += provider.ConsumeUnicode(provider.ConsumeIntInRange(0, 8))
-        check_parse(text)
+        return text
+
+    def run(data: bytes) -> None:
+        provider = atheris.FuzzedDataProvider(data)
+        shape = provider.ConsumeIntInRange(0, 2)
+        if shape == 0:
+            check_parse(fragments(provider, FRAGMENTS))
+            return
+        tag, choices = ("retrieve", RANGES) if shape == 1 else ("answer", FRAGMENTS[6:])
+        content = fragments(provider, choices)
+        thought, between = fragments(provider, FRAGMENTS), fragments(provider, FRAGMENTS)
+        check_parse(f"<think>{thought}</think>{between}<{tag}>{content}</{tag}>{fragments(provider, FRAGMENTS)}")
 
     atheris.Setup(sys.argv, run)
     atheris.Fuzz()

@@ -82,6 +82,18 @@ def test_released_code_gate_has_its_hole():
     )
 
 
+def test_without_a_gate_a_retrieval_at_the_last_turn_still_earns_no_turn_level_reward():
+    # An episode cut off right after its second retrieval: the sum over R_fms ends before the last turn.
+    rewards = turn_rewards(
+        correct=False,
+        format_ok=[True, True],
+        initial_iou=0.1,
+        retrieval_ious=[0.4, 0.9],
+        config=RewardConfig.preset("paper", gate="none"),
+    )
+    assert rewards == close([0.6, 0.1])
+
+
 def test_compute_score_returns_the_turns_and_the_components():
     episode = {
         "answer": "(b)",
