@@ -32,13 +32,12 @@ LOG_PROB_BOUND = 1e-3
 def base_model() -> Path:
     """The demo's base model, taught briefly: it keeps the format and retrieves, which is all that is needed here."""
     target = CACHE / "base"
-    if not target.exists():
-        subprocess.run(
-            [sys.executable, "-m", "recipes.learning_study.teach", "--out", str(target), "--kind", "demo"]
-            + ["--seed", "0", "--budget-seconds", "60"],
-            cwd=ROOT,
-            check=True,
-        )
+    subprocess.run(
+        [sys.executable, "-m", "recipes.learning_study.teach", "--base", "demo", "--out", str(target), "--seed", "0"]
+        + ["--eye-steps", "20", "--drill-steps", "2", "--lesson-steps", "60", "--rate", "0.6"],
+        cwd=ROOT,
+        check=True,
+    )
     return target
 
 

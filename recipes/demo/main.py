@@ -27,7 +27,6 @@ OUTPUTS = Path("outputs/demo")
 SHARED_MEMORY = Path("/dev/shm")
 SEED = 0
 DATA_ROWS = {"train": 512, "val": 96, "test": 96}
-TEACH_SECONDS = 150
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -39,20 +38,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     began = time.monotonic()
     seconds: dict[str, float] = {}
-    data = CACHE / "data"
-    base = CACHE / "base"
-    for name, target, command in (
-        ("videos", data, make_data_command(data)),
-        ("base model", base, teach_command(base, data)),
-    ):
+    data, base = CACHE / "data", CACHE / "base"
+    for name, command in (("videos", data_command(data)), ("base model", teach_command(base))):
         started = time.monotonic()
-        if target.exists():
-            print(f"{name}: kept from before, {target}")
-        else:
-            print(f"{name}: {' '.join(command[1:])}", flush=True)
-            if subprocess.run(command, check=False).returncode:
-                print(f"demo: making the {name} failed; its own message is above", file=sys.stderr)
-                return 1
+        print(f"{name}: {' '.join(command[1:])}", flush=True)
+        if subprocess.run(command, check=False).returncode:
+            print(f"demo: making the {name} failed; its own message is above", file=sys.stderr)
+            return 1
         seconds[name] = time.monotonic() - started
 
     run = new_run_folder()
@@ -67,16 +59,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def make_data_command(target: Path) -> list[str]:
+def data_command(target: Path) -> list[str]:
+    """Make the videos and rows; what the same settings made before is kept."""
     rows = [part for split, number in DATA_ROWS.items() for part in (f"--num-{split}", str(number))]
     return [sys.executable, "-m", "data_prep.synthetic", "--out", str(target), "--seed", str(SEED), *rows]
 
 
-def teach_command(target: Path, data: Path) -> list[str]:
-    return [
-        sys.executable, "-m", "recipes.learning_study.teach", "--out", str(target), "--kind", "demo",
-        "--seed", str(SEED), "--budget-seconds", str(TEACH_SECONDS),
-    ]  # fmt: skip
+def teach_command(target: Path) -> list[str]:
+    """Teach the base model; what the same settings made before is kept."""
+    command = [sys.executable, "-m", "recipes.learning_study.teach", "--base", "demo", "--out", str(target)]
+    return [*command, "--seed", str(SEED), "--threads", str(os.cpu_count() or 1)]
 
 
 def new_run_folder() -> Path:
