@@ -47,7 +47,7 @@ def make_video(directory: Path, *, codec: str = "h264", gop: int = 48, minutes: 
 def wrong_frames(frames: np.ndarray, times_seconds: np.ndarray) -> int:
     """How many frames show another number than their time says."""
     expected = np.rint(times_seconds * FPS).astype(int) % _FRAMES
-    return sum(read_number(frame) != number for frame, number in zip(frames, expected, strict=True))
+    return sum(read_number(frame) != int(number) for frame, number in zip(frames, expected, strict=True))
 
 
 def _encode(path: Path, codec: str, gop: int) -> None:

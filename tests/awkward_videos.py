@@ -555,10 +555,27 @@ def cut_short_mp4(path: Path) -> Truth:
 
 @kind("cut.mkv")
 def cut_short_matroska(path: Path) -> Truth:
-    truth = write_video(path)
+    write_video(path)
     _cut(path, 0.5)
-    truth.errors = (DamagedVideoError, VideoTimestampError)
-    truth.note = "prefix"
+    return Truth(errors=(DamagedVideoError,))
+
+
+@kind("cut_fragmented.mp4")
+def cut_short_fragmented(path: Path) -> Truth:
+    write_video(path, container_options={"movflags": "frag_keyframe+empty_moov"})
+    _cut(path, 0.55)
+    return Truth(errors=(DamagedVideoError,))
+
+
+@kind("live.mkv")
+def live_recording_matroska(path: Path) -> Truth:
+    return write_video(path, container_options={"live": "1"})
+
+
+@kind("trailing.mp4")
+def bytes_after_the_end(path: Path) -> Truth:
+    truth = write_video(path)
+    path.write_bytes(path.read_bytes() + bytes(range(256)) * 40)
     return truth
 
 

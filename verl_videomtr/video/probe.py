@@ -6,7 +6,9 @@ sparse read needs. Nothing is taken from headers that the packets can contradict
 
 from __future__ import annotations
 
+import os
 import re
+from array import array
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
@@ -25,14 +27,15 @@ from verl_videomtr.video.errors import (
     UnsupportedVideoError,
     VideoTimestampError,
 )
+from verl_videomtr.video.promised_size import promised_bytes
 
 TRUNCATED_SHARE = 0.98
-"""A file holding less than this share of the frames that its own index lists is cut short, and refused."""
+"""A file holding less than this share of the bytes or frames that it declares is cut short, and refused."""
 
 MAX_BACK_SECONDS = 1.0
 """Decoding times that fall back by more than this are a second recording, not disorder."""
 
-NO_PTS = np.iinfo(np.int64).min
+NO_PTS = int(np.iinfo(np.int64).min)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +111,7 @@ def probe(path: str | Path, *, tick: Callable[[], None] = lambda: None) -> Video
         VideoError: the file is missing, not allowed, damaged, has no video, or times that cannot be put in order.
     """
     with open_video(path) as (container, stream):
+        _require_every_byte(path)
         table = _packet_table(container, stream, tick)
         _require_whole(stream, table, container_name(container), path)
         # AVI stores no presentation times; those made up for reordered frames are wrong.
@@ -143,25 +147,25 @@ _PACKET = np.dtype([("pts", "i8"), ("dts", "i8"), ("duration", "i8"), ("key", "?
 
 
 def _packet_table(container: InputContainer, stream: VideoStream, tick: Callable[[], None]) -> np.ndarray:
-    rows = []
+    pts, dts, durations, flags = array("q"), array("q"), array("q"), bytearray()
     starts_clean = _clean_start_test(stream)
     for packet in container.demux(stream):
         if packet.size == 0:
             continue
-        pts, dts = packet.pts, packet.dts
-        rows.append(
-            (
-                NO_PTS if pts is None else pts,
-                NO_PTS if dts is None else dts,
-                packet.duration or 0,
-                packet.is_keyframe,
-                packet.is_keyframe and starts_clean(packet),
-                not (packet.is_discard or packet.is_corrupt),
-            )
-        )
-        if len(rows) % 512 == 0:
+        key = packet.is_keyframe
+        shown = not (packet.is_discard or packet.is_corrupt)
+        pts.append(NO_PTS if packet.pts is None else packet.pts)
+        dts.append(NO_PTS if packet.dts is None else packet.dts)
+        durations.append(packet.duration or 0)
+        flags.append(key | (key and starts_clean(packet)) << 1 | shown << 2)
+        if len(flags) % 512 == 0:
             tick()
-    return np.array(rows, dtype=_PACKET)
+    table = np.empty(len(flags), dtype=_PACKET)
+    table["pts"], table["dts"], table["duration"] = pts, dts, durations
+    bits = np.frombuffer(flags, dtype=np.uint8)
+    for bit, name in enumerate(("key", "clean", "shown")):
+        table[name] = bits >> bit & 1
+    return table
 
 
 def _clean_start_test(stream: VideoStream) -> Callable[[Packet], bool]:
@@ -196,6 +200,16 @@ def _keep_clean_starts(table: np.ndarray) -> bool:
     if unclean and table["clean"][keys[0]]:
         table["key"] = table["clean"]
     return unclean
+
+
+def _require_every_byte(path: str | Path) -> None:
+    there, promised = os.path.getsize(path), promised_bytes(path)
+    if promised is not None and there < TRUNCATED_SHARE * promised:
+        raise DamagedVideoError(
+            f"is cut short: {there:,} of the {promised:,} bytes that it declares are there",
+            path=path,
+            remedy="fetch it again",
+        )
 
 
 def _require_whole(stream: VideoStream, table: np.ndarray, container: str, path: str | Path) -> None:
