@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
+from weakref import WeakValueDictionary
 
 import numpy as np
 
@@ -58,6 +59,7 @@ class FrameService:
         self._max_open_pools = max_open_pools
         self._pools: OrderedDict[str, FramePool] = OrderedDict()
         self._openings: dict[str, asyncio.Task[FramePool]] = {}
+        self._filling: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._prefetches: set[asyncio.Task[None]] = set()
         self._decode_threads = ThreadPoolExecutor(workers.num_processes, thread_name_prefix="videomtr-decode")
         self._cache_threads = ThreadPoolExecutor(_CACHE_THREADS, thread_name_prefix="videomtr-cache")
@@ -91,15 +93,12 @@ class FrameService:
             VideoError: the video cannot be opened or decoded.
         """
         pool = await self.pool(path)
-        loop = asyncio.get_running_loop()
-        frames = None
-        if self._cache is not None:
-            frames = await loop.run_in_executor(self._cache_threads, pool.read_cached, indices)
-        if frames is None:
-            self._counts["cache_misses"] += 1
-            frames = await self._decode(partial(pool.read, indices))
-        else:
+        frames = await self._read_cached(pool, indices)
+        if frames is not None:
             self._counts["cache_hits"] += 1
+        else:
+            self._counts["cache_misses"] += 1
+            frames = await self._read_missing(pool, indices)
         self._counts["frames_read"] += len(frames)
         return frames
 
@@ -136,6 +135,19 @@ class FrameService:
         self._cache_threads.shutdown(wait=False, cancel_futures=True)
         self._workers.close()
         self._pools.clear()
+
+    async def _read_cached(self, pool: FramePool, indices: Sequence[int] | np.ndarray) -> np.ndarray | None:
+        if self._cache is None:
+            return None
+        return await asyncio.get_running_loop().run_in_executor(self._cache_threads, pool.read_cached, indices)
+
+    async def _read_missing(self, pool: FramePool, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Decode; episodes of one video take turns, so that those who wait hold no place and mostly find it cached."""
+        if self._cache is None:
+            return await self._decode(partial(pool.read, indices))
+        async with self._filling.setdefault(pool.path, asyncio.Lock()):
+            frames = await self._read_cached(pool, indices)
+            return await self._decode(partial(pool.read, indices)) if frames is None else frames
 
     async def _open(self, key: str) -> FramePool:
         pool = await self._decode(partial(open_pool, key, self._config, self._cache, workers=self._workers))
