@@ -9,7 +9,8 @@ What runs, on the same random batch of three-turn trajectories:
   then a loop over its tokens, both on tensor elements. It is timed on `--loop-rows` rows and scaled to the batch, since
   its time is proportional to the rows; whitening left out;
 - `floor`: two additions over arrays of the batch's size (four reads, two writes), a stand-in for memory bandwidth.
-One warm-up run each, then the median of `--rounds`.
+One warm-up run each, then the median of `--rounds`: CPU seconds of the process on a CPU, so that other work on the
+machine counts less, and wall seconds on a GPU. One thread, unless `--threads` says otherwise.
 """
 
 from __future__ import annotations
@@ -54,7 +55,9 @@ def two_loops(batch: dict[str, torch.Tensor]) -> torch.Tensor:
     targets = rewards.clone()
     for row in range(len(values)):
         tokens = (turn_ids[row] >= 0).nonzero().flatten()
-        ends = [tokens[i] for i in range(len(tokens)) if i + 1 == len(tokens) or _turn_changes(turn_ids[row], tokens, i)]
+        ends = [
+            tokens[i] for i in range(len(tokens)) if i + 1 == len(tokens) or _turn_changes(turn_ids[row], tokens, i)
+        ]
         running = 0.0
         for i in reversed(range(len(ends))):
             next_value = values[row, ends[i + 1]] if i + 1 < len(ends) else 0.0
@@ -75,14 +78,15 @@ def _turn_changes(turns: torch.Tensor, tokens: torch.Tensor, i: int) -> bool:
 
 
 def seconds(run: Callable[[], object], rounds: int, device: str) -> float:
-    """Median wall time of a call."""
+    """Median time of a call."""
+    clock = time.process_time if device == "cpu" else time.perf_counter
     times = []
     for _ in range(rounds + 1):
-        start = time.perf_counter()
+        start = clock()
         run()
         if device == "cuda":
             torch.cuda.synchronize()
-        times.append(time.perf_counter() - start)
+        times.append(clock() - start)
     return statistics.median(times[1:])
 
 
@@ -102,9 +106,9 @@ def measure(num_rows: int, width: int, fill: str, device: str, rounds: int, loop
     def verl() -> object:
         return compute_gae_advantage_return(rewards, values, batch["response_mask"], 1.0, 1.0)
 
-    start = time.perf_counter()
+    start = time.process_time()
     expected = two_loops(few)
-    loop_seconds = (time.perf_counter() - start) * num_rows / min(loop_rows, num_rows)
+    loop_seconds = (time.process_time() - start) * num_rows / min(loop_rows, num_rows)
     ours, _ = bi_level_gae(**few, whiten=False)
     return {
         "rows": num_rows,
@@ -141,7 +145,9 @@ def main() -> None:
     print(f" {'verl/ours':>9} {'loops/ours':>10} {'ours/floor':>10} {'max diff':>9}")
     for r in results:
         ours, floor = float(r["ours"]), float(r["floor"])
-        print(f"{r['rows']:>5} x {r['width']:<5} {r['fill']:>5} {r['tokens']:>9} {ours:9.4f} {r['verl gae']:8.3f}", end="")
+        print(
+            f"{r['rows']:>5} x {r['width']:<5} {r['fill']:>5} {r['tokens']:>9} {ours:9.4f} {r['verl gae']:8.3f}", end=""
+        )
         print(f" {r['two loops']:8.2f} {floor:8.4f} {r['verl gae'] / ours:9.0f} {r['two loops'] / ours:10.0f}", end="")
         print(f" {ours / floor:10.1f} {r['largest difference to the loops']:9.1e}")
     if args.json:

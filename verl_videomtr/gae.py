@@ -248,14 +248,16 @@ def _gae(rewards: torch.Tensor, values: torch.Tensor, starts: torch.Tensor, gamm
 
 
 def _run_sums(x: torch.Tensor, starts: torch.Tensor, decay: float) -> torch.Tensor:
-    """Compute y_i = x_i + decay * y_{i-1}, afresh at every start: over all at once, less what came over a start."""
+    """Compute y_i = x_i + decay * y_{i-1}, afresh at every start; overwrites x.
+
+    A first pass runs over the starts. It tells what each run ends at by itself, and that, taken off where the next run
+    starts, makes the second pass begin there afresh.
+    """
     sums = _decayed_cumsum(x, decay)
-    lengths = torch.diff(starts, append=starts.new_tensor([len(x)]))
-    inflow = torch.where(starts > 0, sums[starts - 1], 0.0).repeat_interleave(lengths)
-    if decay != 1:
-        steps = torch.arange(1, len(x) + 1, device=x.device) - starts.repeat_interleave(lengths)
-        inflow *= decay ** steps.double()
-    return sums.sub_(inflow)
+    before = torch.where(starts > 0, sums[starts - 1], 0.0)
+    last = before[1:] - decay ** torch.diff(starts).double() * before[:-1]
+    x[starts[1:]] -= decay * last
+    return _decayed_cumsum(x, decay)
 
 
 def _decayed_cumsum(x: torch.Tensor, decay: float) -> torch.Tensor:

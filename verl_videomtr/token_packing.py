@@ -69,13 +69,14 @@ def pack(
             f"token_level_rewards, values, response_mask, turn_ids have shapes {shapes}; "
             "expected one shape (bs, response_length); credit assignment"
         )
-    width = values.shape[1]
-    positions = (turn_ids >= 0).flatten().nonzero().squeeze(1).flip(0)
-    rows = positions.div(width, rounding_mode="floor") if width else positions
+    positions = (turn_ids >= 0).flatten().nonzero().squeeze(1)
+    # Where each row begins among the tokens; dividing every position by the width would cost as much as all the rest.
+    row_starts = torch.searchsorted(positions, torch.arange(len(values) + 1, device=values.device) * values.shape[1])
+    positions = positions.flip(0)
     is_trained = response_mask.flatten().index_select(0, positions) != 0
     num_trained = int(torch.count_nonzero(is_trained))
     if num_trained != int(torch.count_nonzero(response_mask)):
-        _check_mask(response_mask, rows, num_trained)
+        _check_mask(response_mask, row_starts.diff() > 0, num_trained)
     dtype = torch.promote_types(token_level_rewards.dtype, values.dtype)
     return PackedTokens(
         positions=positions,
@@ -83,7 +84,7 @@ def pack(
         values=values.flatten().index_select(0, positions).double(),
         is_trained=None if num_trained == len(positions) else is_trained,
         turns=_find_turns(
-            rows, turn_ids.flatten().index_select(0, positions), _trajectory_numbers(trajectory_ids, turn_ids)
+            turn_ids.flatten().index_select(0, positions), row_starts, _trajectory_numbers(trajectory_ids, turn_ids)
         ),
         shape=values.shape,
         dtype=dtype if dtype.is_floating_point else torch.float32,
@@ -106,30 +107,40 @@ def unpack(tokens: PackedTokens, advantages: torch.Tensor, whiten: bool) -> tupl
     return results[0].view(tokens.shape), results[1].view(tokens.shape)
 
 
-def _find_turns(rows: torch.Tensor, token_turns: torch.Tensor, trajectory_of_row: torch.Tensor) -> Turns:
-    """Find the turns among packed tokens: runs of one turn number in one row."""
-    starts_run = torch.ones_like(rows, dtype=torch.bool)
-    starts_run[1:] = (rows[1:] != rows[:-1]) | (token_turns[1:] != token_turns[:-1])
+def _find_turns(token_turns: torch.Tensor, row_starts: torch.Tensor, trajectory_of_row: torch.Tensor) -> Turns:
+    """Find the turns among packed tokens: runs of one turn number in one row.
+
+    Args:
+        token_turns: (num_tokens,) turn number of each token, in reversed order.
+        row_starts: (bs + 1,) where each row begins among the tokens in their own order, and where the last one ends.
+        trajectory_of_row: (bs,)
+    """
+    num_tokens = len(token_turns)
+    starts_run = torch.ones_like(token_turns, dtype=torch.bool)
+    torch.ne(token_turns[1:], token_turns[:-1], out=starts_run[1:])
+    # A row's last token stands first in reversed order, behind the first token of the next row with tokens.
+    starts_run[num_tokens - row_starts[row_starts > 0]] = True
     ends = starts_run.nonzero().squeeze(1)
-    lengths = torch.diff(ends, append=ends.new_tensor([len(rows)]))
-    numbers, trajectories = token_turns[ends].long(), trajectory_of_row[rows[ends]]
+    lengths = torch.diff(ends, append=ends.new_tensor([num_tokens]))
+    rows = torch.searchsorted(row_starts, num_tokens - 1 - ends, right=True) - 1
+    numbers, trajectories = token_turns[ends].long(), trajectory_of_row[rows]
     order = numbers.argsort(descending=True, stable=True)
     order = order[trajectories[order].argsort(stable=True)]
-    ends, lengths, numbers, trajectories = ends[order], lengths[order], numbers[order], trajectories[order]
+    ends, lengths, rows, numbers, trajectories = (x[order] for x in (ends, lengths, rows, numbers, trajectories))
     has_next = torch.zeros_like(ends, dtype=torch.bool)
     has_next[1:] = trajectories[1:] == trajectories[:-1]
     gaps = torch.where(has_next, numbers.roll(1) - numbers, 0)
     if bool((has_next & (gaps == 0)).any()):
         twice = int((has_next & (gaps == 0)).nonzero()[0])
         raise ValueError(
-            f"turn {int(numbers[twice])} of the trajectory of row {int(rows[ends[twice]])} appears twice; "
+            f"turn {int(numbers[twice])} of the trajectory of row {int(rows[twice])} appears twice; "
             "expected each turn once, as one run in one row; turn_ids and trajectory_ids; "
             "give rows of different trajectories different ids"
         )
     return Turns(
         ends=ends,
         lengths=lengths,
-        rows=rows[ends],
+        rows=rows,
         numbers=numbers,
         trajectories=trajectories,
         gaps=gaps,
@@ -151,10 +162,8 @@ def _trajectory_numbers(
     return torch.tensor([numbers.setdefault(name, len(numbers)) for name in names], dtype=torch.long, device=device)
 
 
-def _check_mask(response_mask: torch.Tensor, rows: torch.Tensor, num_trained: int) -> None:
+def _check_mask(response_mask: torch.Tensor, has_turns: torch.Tensor, num_trained: int) -> None:
     """Refuse trained tokens without a turn, except in rows without turns, which are padding."""
-    has_turns = torch.zeros(len(response_mask), dtype=torch.bool, device=response_mask.device)
-    has_turns[rows] = True
     num_outside = int(torch.count_nonzero(response_mask[has_turns])) - num_trained
     if num_outside:
         raise ValueError(
