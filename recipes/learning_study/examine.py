@@ -1,0 +1,184 @@
+"""Examine a tiny base model before any reinforcement: what it reads, what it does of its own accord, and its format.
+
+    checkpoint -> held-out layouts, scripted contexts -> sampled responses -> table
+
+    python -m recipes.learning_study.examine --model DIR
+
+Responses are sampled at temperature 1, as in the rollouts, and played by the environment's own `Episode`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+from data_prep.synthetic import NeedleConfig, add_config_arguments, config_from_arguments, scene_bounds
+from recipes.learning_study.fast_policy import FastPolicy, picture_features
+from recipes.learning_study.lessons import Case, aimed_at, make_case, new_episode, overview_place
+from recipes.learning_study.pictures import PictureBook, make_picture_book
+from recipes.learning_study.transcript import Scribe, Transcript
+from verl_videomtr.actions import Answer, Invalid, Retrieve
+from verl_videomtr.episode import Episode
+
+HELD_OUT_SEED = "held out"
+"""Layouts of the examination come from a stream of their own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Situation:
+    """A context to put the model in."""
+
+    name: str
+    max_turns: int
+    script: tuple[str, ...] = ()
+    """Turns before the response: "right" and "wrong" looks, "unusable" messages."""
+    force_retrieve: bool = False
+
+
+SITUATIONS = (
+    Situation(name="overview", max_turns=3),
+    Situation(name="overview, retrieval forced", max_turns=3, force_retrieve=True),
+    Situation(name="right look, retrieval forced", max_turns=3, script=("right",), force_retrieve=True),
+    Situation(name="wrong look", max_turns=3, script=("wrong",)),
+    Situation(name="right look", max_turns=3, script=("right",)),
+    Situation(name="right then wrong, last turn", max_turns=3, script=("right", "wrong")),
+    Situation(name="wrong then right, last turn", max_turns=3, script=("wrong", "right")),
+    Situation(name="wrong then wrong, last turn", max_turns=3, script=("wrong", "wrong")),
+    Situation(name="right look, K_max 2, last turn", max_turns=2, script=("right",)),
+    Situation(name="error then right, last turn", max_turns=3, script=("unusable", "right")),
+    Situation(name="two errors, last turn", max_turns=3, script=("unusable", "unusable")),
+    Situation(name="all frames at once, K_max 1", max_turns=1),
+)
+
+COLUMNS = {
+    "format ok": "responses that the environment accepts",
+    "retrieves": "accepted responses that are retrievals",
+    "acc": "answers that are right",
+    "acc seen": "answers that are right, where the needle asked for is in view",
+    "acc unseen": "answers that are right, where it is not",
+    "place ok": "thoughts that name the needle's frame where it is in view, else the part's frame in the overview",
+    "sign ok": "thoughts that name the right shape, or `nothing` where the needle is not in view",
+    "aimed": "retrievals that touch the scene asked about",
+    "hits": "retrievals that return the needle",
+}
+
+
+def examine(model, processor, config: NeedleConfig, *, num_cases: int, seed: int = 0) -> dict[str, dict[str, float]]:
+    """Measure every situation: situation -> column -> share; a share of nothing is left out."""
+    book = make_picture_book(config, processor.image_processor, seed=seed + 1)
+    scribe = Scribe(processor.tokenizer)
+    with torch.no_grad():
+        policy = FastPolicy(model.eval(), picture_features(model, book))
+    table = {}
+    for situation in SITUATIONS:
+        rng = random.Random(f"{HELD_OUT_SEED}/{seed}/{situation.name}")
+        rooms = [_enter(situation, config, scribe, book, rng) for _ in range(num_cases)]
+        forced = [scribe.encode("<retrieve>")[0]] * num_cases if situation.force_retrieve else None
+        generator = torch.Generator().manual_seed(seed)
+        responses = policy.sample([room[2] for room in rooms], generator=generator, forced=forced)
+        texts = [processor.tokenizer.decode(response, skip_special_tokens=True) for response in responses]
+        table[situation.name] = _shares(
+            [_marks(config, case, episode, text) for (case, episode, _), text in zip(rooms, texts, strict=True)]
+        )
+    return table
+
+
+def _enter(
+    situation: Situation, config: NeedleConfig, scribe: Scribe, book: PictureBook, rng: random.Random
+) -> tuple[Case, Episode, Transcript]:
+    """Play the script of a situation on a new case."""
+    case = make_case(config, rng)
+    episode = new_episode(case, config, situation.max_turns)
+    transcript = Transcript(scribe, case.layout, book)
+    observation = episode.reset()
+    place = overview_place(case, observation.frames)
+    for step in situation.script:
+        transcript.observe(observation)
+        if step == "unusable":
+            response = f"<think>{place} nothing</think><answer></answer>"
+        else:
+            wrong = rng.choice([scene for scene in range(config.num_scenes) if scene != case.scene])
+            target = case.truth if step == "right" else case.layout.needles[wrong][0].slots
+            shown: tuple[int, ...] = ()
+            while not set(shown) & set(target):
+                start, end = aimed_at(rng, min(target), config.pool_size)
+                shown = tuple(range(start, end + 1)) if end - start < episode.config.frames_per_retrieval else ()
+            response = f"<think>{place} nothing</think><retrieve>{start},{end}</retrieve>"
+            seen = case.evidence(shown)
+            if seen is not None:
+                place = seen
+        transcript.respond(response)
+        observation = episode.step(response)
+    transcript.observe(observation)
+    return case, episode, transcript
+
+
+def _marks(config: NeedleConfig, case: Case, episode: Episode, text: str) -> dict[str, bool]:
+    """Let the environment judge one response; return the columns that it counts in."""
+    episode.step(text)
+    views = [turn.observation.frames for turn in episode.turns]
+    seen = next((frame for view in reversed(views) if (frame := case.evidence(view)) is not None), None)
+    place = overview_place(case, views[0]) if seen is None else seen
+    sign = "nothing" if seen is None else case.layout.pictures[seen][1]
+    action = episode.turns[-1].action
+    marks = {
+        "format ok": not isinstance(action, Invalid),
+        "place ok": text.startswith(f"<think>{place} "),
+        "sign ok": f" {sign}</think>" in text,
+    }
+    if not isinstance(action, Invalid):
+        marks["retrieves"] = isinstance(action, Retrieve)
+    if isinstance(action, Answer):
+        marks["acc"] = marks["acc unseen" if seen is None else "acc seen"] = action.text == case.answer
+    if isinstance(action, Retrieve):
+        first, end = scene_bounds(config, case.scene)
+        marks["aimed"] = action.start < end and action.end >= first
+        marks["hits"] = bool(set(episode.turns[-1].returned) & case.truth)
+    return marks
+
+
+def _shares(all_marks: list[dict[str, bool]]) -> dict[str, float]:
+    return {
+        column: sum(values) / len(values)
+        for column in COLUMNS
+        if (values := [marks[column] for marks in all_marks if column in marks])
+    }
+
+
+def print_table(table: dict[str, dict[str, float]], write: Callable[[str], None] = print) -> None:
+    """Print shares in per cent, one line per situation."""
+    width = max(map(len, table))
+    write(" " * width + "".join(f"{column:>12}" for column in COLUMNS))
+    for name, shares in table.items():
+        cells = "".join(f"{100 * shares[c]:11.1f}%" if c in shares else f"{'-':>12}" for c in COLUMNS)
+        write(f"{name:<{width}}{cells}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--num-cases", type=int, default=256)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=Path, help="also write the table here")
+    add_config_arguments(parser)
+    arguments = parser.parse_args(argv)
+    processor = AutoProcessor.from_pretrained(arguments.model)
+    model = AutoModelForImageTextToText.from_pretrained(arguments.model, dtype=torch.float32)
+    config = config_from_arguments(arguments)
+    table = examine(model, processor, config, num_cases=arguments.num_cases, seed=arguments.seed)
+    print_table(table)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(table, indent=2) + "\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

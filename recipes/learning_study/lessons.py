@@ -1,0 +1,281 @@
+"""Demonstrations that teach the tiny model sight and manners: scripted episodes with a label for every policy token.
+
+    layout + script -> Episode, played with scripted responses -> token ids, pictures, labels
+
+A thought names a place and what is there: `<think>54 nothing</think>` is the overview frame of the part that the
+question names, `<think>58 dot</think>` the frame in which its sign was seen. An answer is the letter of the shape that
+was seen, or any letter.
+
+When to retrieve is not taught: wherever both actions are allowed, the label is the same soft one (`Habits.rate`),
+whatever has been seen. Looks in the right and in the wrong place, in either order, and unusable messages come from the
+script and carry no label.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+
+from data_prep.synthetic import SHAPES, Layout, NeedleConfig, make_layout, make_questions, scene_bounds
+from recipes.learning_study.pictures import PictureBook
+from recipes.learning_study.tiny_model import NOTHING
+from recipes.learning_study.transcript import Scribe, Transcript
+from verl_videomtr.episode import Episode, EpisodeConfig, Observation
+from verl_videomtr.prompts import Prompts
+
+LETTERS = "ABCD"
+FRAME_BUDGET = 16
+"""B of the study: an overview of 8, then 4 per look at K_max = 3, 8 at K_max = 2."""
+
+TRIM = 5
+"""An aimed range may begin or end this many frames inside the scene."""
+MAX_BLIND_SPAN = 32
+CUT_SHORT = ("<think>", "<think>{place}{word}</think>", "<think>{place}{word}</think><retrieve>{place}")
+UNUSABLE = (
+    "<think>{place}{word}</think><retrieve>{place},</retrieve>",
+    "<think>{place}{word}</think><retrieve>127,{place}</retrieve>",
+    "<think>{place}{word}</think><answer></answer>",
+    "<answer>{letter}</answer>",
+    "<think>{place}{word}</think><answer>{letter}</answer><answer>{letter}</answer>",
+    *CUT_SHORT,
+)
+"""Responses that an episode answers with an error; the last ones as if cut at the length limit."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Habits:
+    """What the base model does of its own accord, before any reinforcement."""
+
+    rate: float = 0.03
+    """Probability of a retrieval wherever one is allowed, seen or not seen."""
+    aim: float = 0.3
+    """Share of its retrievals that are aimed at the part that the question names; the others fall anywhere."""
+
+    def __post_init__(self) -> None:
+        for name in ("rate", "aim"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name}={getattr(self, name)}; expected a probability")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One question about one layout."""
+
+    layout: Layout
+    question: str
+    """With its options, as the prompt holds it."""
+    answer: str
+    """The letter."""
+    letters: dict[str, str]
+    """Shape -> letter."""
+    colour: str
+    scene: int
+    truth: frozenset[int]
+    """Slots of the needle asked for."""
+
+    def evidence(self, frames: tuple[int, ...]) -> int | None:
+        """Return the first of `frames` that shows the needle asked for."""
+        return next((frame for frame in frames if frame in self.truth), None)
+
+
+@dataclass
+class Lesson:
+    """A conversation with labels."""
+
+    transcript: Transcript
+    labels: list[tuple[int, int, float, str]] = field(default_factory=list)
+    """(position of the labelled token, label id, weight, kind); several rows of one position are a soft label.
+    The kinds are `place`, `sign`, `letter`, `range` (all of which take looking) and `manner`."""
+
+
+def make_case(config: NeedleConfig, rng: random.Random) -> Case:
+    """Draw a layout and one question about it."""
+    layout = make_layout(config, rng)
+    fields = next(make_questions(layout, config, rng))
+    scene = fields["metadata"]["scene"]
+    lines = [f"{letter}. {option}" for letter, option in zip(LETTERS, fields["options"], strict=True)]
+    return Case(
+        layout=layout,
+        question="\n".join([fields["question"], *lines]),
+        answer=fields["answer"],
+        letters=dict(zip(fields["options"], LETTERS, strict=True)),
+        colour=layout.colours[scene],
+        scene=scene,
+        truth=frozenset(slot for needle in layout.needles[scene] for slot in needle.slots),
+    )
+
+
+def new_episode(case: Case, config: NeedleConfig, max_turns: int) -> Episode:
+    """Open the episode that the agent loop would play on this case."""
+    return Episode(
+        config=EpisodeConfig(pool_size=config.pool_size, frame_budget=FRAME_BUDGET, max_turns=max_turns),
+        prompts=Prompts.load("tiny"),
+        question=case.question,
+        times_seconds=[slot + 0.5 for slot in range(config.pool_size)],
+        duration_seconds=float(config.pool_size),
+        segments=[(min(case.truth), max(case.truth) + 1.0)],
+    )
+
+
+class Teacher:
+    """Makes lessons.
+
+    Args:
+        config: the task.
+        habits: the soft labels.
+        scribe: text to ids.
+        book: the pictures.
+    """
+
+    def __init__(self, config: NeedleConfig, habits: Habits, scribe: Scribe, book: PictureBook) -> None:
+        if config.needles_per_scene != 1:
+            raise ValueError(
+                f"needles_per_scene={config.needles_per_scene}; expected 1: a thought of the tiny model names one sign"
+            )
+        self.config = config
+        self.habits = habits
+        self.scribe = scribe
+        self.book = book
+
+    def lesson(self, rng: random.Random, *, max_turns: int, num_detours: int) -> Lesson:
+        """Script one episode: `num_detours` looks or unusable messages, then an answer."""
+        case = make_case(self.config, rng)
+        episode = new_episode(case, self.config, max_turns)
+        lesson = Lesson(transcript=Transcript(self.scribe, case.layout, self.book))
+        observation = episode.reset()
+        assert observation is not None
+        place, shape = overview_place(case, observation.frames), None
+        for turn in range(num_detours + 1):
+            seen = case.evidence(observation.frames)
+            if seen is not None:
+                place, shape = seen, case.layout.pictures[seen][1]
+            lesson.transcript.observe(observation)
+            thought = f"<think>{place} {shape or NOTHING}</think>"
+            last = turn == max_turns - 1
+            if turn == num_detours:
+                letter = case.letters[shape] if shape else rng.choice(LETTERS)
+                response = f"{thought}<answer>{letter}</answer>"
+                self._label(lesson, response, free_choice=not last, letter_known=shape is not None)
+            else:
+                response, labelled = self._detour(rng, case, place, shape, thought)
+                self._label(lesson, response, free_choice=True, usable=labelled is not None, range_labelled=labelled)
+            observation = episode.step(response)
+            if observation is None:
+                break
+        return lesson
+
+    def drill(self, rng: random.Random) -> Lesson:
+        """Show one frame of every scene and name, in any order, each one's place, sign and letter.
+
+        A lesson has one look-up per turn; a drill has two dozen, and they are what takes long to learn.
+        """
+        layout = make_layout(self.config, rng)
+        frames: list[int] = []
+        for scene, needles in enumerate(layout.needles):
+            first, end = scene_bounds(self.config, scene)
+            with_sign = needles and rng.random() < 0.6
+            frames.append(rng.choice(needles[0].slots) if with_sign else rng.randrange(first, end))
+        options = rng.sample(SHAPES, len(SHAPES))
+        lines = [f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=True)]
+        parts: list[str | int] = []
+        for frame in frames:
+            parts += [f"{frame}" if not parts else f"\n{frame}", frame]
+        lesson = Lesson(transcript=Transcript(self.scribe, layout, self.book))
+        lesson.transcript.observe(Observation(parts=(*parts, "\n" + "\n".join(lines))))
+        text = ""
+        for frame in rng.sample(frames, len(frames)):
+            colour, shape = layout.pictures[frame]
+            letter = LETTERS[options.index(shape)] if shape else ""
+            text += f" {colour}{frame} {shape or NOTHING}{letter}"
+        start = lesson.transcript.respond(text)
+        colours = {self.scribe.encode(f" {colour}")[0] for colour in layout.colours}
+        ids = lesson.transcript.ids
+        letters = {self.scribe.encode(letter)[0] for letter in LETTERS}
+        for position in range(start, len(ids) - 1):
+            if ids[position] in colours:
+                continue
+            kind = "place" if ids[position - 1] in colours else "letter" if ids[position] in letters else "sign"
+            lesson.labels.append((position, ids[position], 1.0, kind))
+        return lesson
+
+    def _detour(
+        self, rng: random.Random, case: Case, place: int, shape: str | None, thought: str
+    ) -> tuple[str, bool | None]:
+        """Script a response that is not an answer.
+
+        Returns:
+            The response, and whether its range is labelled; None for an unusable one, which has no labels at all.
+        """
+        kind = rng.choices(("habit", "right", "wrong", "unusable"), (4, 3, 2, 1))[0]
+        if kind == "unusable":
+            template = rng.choice(UNUSABLE)
+            return template.format(place=place, word=f" {shape or NOTHING}", letter=rng.choice(LETTERS)), None
+        if kind == "habit":
+            start, end = self.habit_range(rng, case, place, shape)
+        elif kind == "right":
+            start, end = aimed_at(rng, min(case.truth) + rng.randrange(len(case.truth)), self.config.pool_size)
+        else:
+            wrong = rng.choice([scene for scene in range(self.config.num_scenes) if scene != case.scene])
+            needle = case.layout.needles[wrong]
+            middle = needle[0].start if needle else scene_bounds(self.config, wrong)[0]
+            start, end = aimed_at(rng, middle, self.config.pool_size)
+        return f"{thought}<retrieve>{start},{end}</retrieve>", kind == "habit"
+
+    def habit_range(self, rng: random.Random, case: Case, place: int, shape: str | None) -> tuple[int, int]:
+        """Draw a range as the base model should choose it."""
+        if rng.random() >= self.habits.aim:
+            start = rng.randrange(self.config.pool_size)
+            return start, min(self.config.pool_size - 1, start + rng.randrange(MAX_BLIND_SPAN))
+        if shape is not None:
+            return max(0, place - rng.randrange(3)), min(self.config.pool_size - 1, place + rng.randrange(3))
+        first, end = scene_bounds(self.config, case.scene)
+        return first + rng.randrange(TRIM), end - 1 - rng.randrange(TRIM)
+
+    def _label(
+        self,
+        lesson: Lesson,
+        response: str,
+        *,
+        free_choice: bool,
+        usable: bool = True,
+        range_labelled: bool | None = False,
+        letter_known: bool = False,
+    ) -> None:
+        """Append a response and its labels."""
+        start = lesson.transcript.respond(response)
+        if not usable:
+            return
+        encode = self.scribe.encode
+        (answer,), (retrieve,) = encode("<answer>"), encode("<retrieve>")
+        ids = lesson.transcript.ids[start:]
+        for offset, token in enumerate(ids):
+            position = start + offset
+            if token in (answer, retrieve) and free_choice:
+                lesson.labels += [
+                    (position, answer, 1 - self.habits.rate, "manner"),
+                    (position, retrieve, self.habits.rate, "manner"),
+                ]
+            elif offset > 0 and ids[offset - 1] == answer:
+                if letter_known:
+                    lesson.labels.append((position, token, 2.0, "letter"))
+                else:
+                    lesson.labels += [(position, encode(letter)[0], 0.25, "manner") for letter in LETTERS]
+            elif retrieve in ids and offset in (5, 7):
+                if range_labelled:
+                    lesson.labels.append((position, token, 1.0, "range"))
+            elif offset in (1, 2):
+                lesson.labels.append((position, token, 2.0, "place" if offset == 1 else "sign"))
+            else:
+                lesson.labels.append((position, token, 1.0, "manner"))
+
+
+def overview_place(case: Case, frames: tuple[int, ...]) -> int:
+    """Return the first frame of the overview that shows the part asked about."""
+    return next(frame for frame in frames if case.layout.pictures[frame][0] == case.colour)
+
+
+def aimed_at(rng: random.Random, frame: int, pool_size: int) -> tuple[int, int]:
+    """Draw a short range, often of at most four frames, around a frame."""
+    span = rng.choice((1, 2, 3, 4, 4, 4, 8, 16))
+    start = max(0, frame - rng.randrange(span))
+    return start, min(pool_size - 1, start + span - 1)

@@ -1,0 +1,212 @@
+"""Teach the tiny model to see, to read, to name places and to keep the format: the stand-in for a pre-trained MLLM.
+
+    untaught model -> eyes (vision encoder alone) -> drills (look-ups) and lessons (episodes), mixed -> checkpoint
+
+Two base models come of it, alike but for their habits (`lessons.Habits`):
+
+- `study` answers at once: it retrieves in under 5% of the turns, whatever it has seen;
+- `demo` retrieves now and then, and more often where the question points, so that a few steps of training show.
+
+    python -m recipes.learning_study.teach --base study --out DIR --seed 0
+
+A folder that was made with the same settings is kept. Stopped runs leave nothing behind.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import random
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
+
+from data_prep.synthetic import NeedleConfig, add_config_arguments, config_from_arguments
+from recipes.learning_study.fast_policy import FastPolicy, picture_features
+from recipes.learning_study.lessons import Habits, Lesson, Teacher
+from recipes.learning_study.pictures import PictureBook, make_picture_book
+from recipes.learning_study.tiny_model import NOTHING, make_model, make_processor, save_checkpoint
+from recipes.learning_study.transcript import Scribe
+
+PLANS = ((3, 2, 6), (3, 1, 2), (2, 1, 2), (1, 0, 1), (None, 0, 4))
+"""(K_max, looks or unusable messages before the answer, weight) of a batch of lessons; None stands for drills."""
+REPORT_EVERY = 20
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Course:
+    """How long each part of the teaching lasts, and how fast it goes."""
+
+    eye_steps: int = 100
+    steps: int = 400
+    batch_size: int = 32
+    eye_lr: float = 2e-3
+    lr: float = 2e-3
+    warmup_steps: int = 20
+
+    def __post_init__(self) -> None:
+        for name in ("eye_steps", "steps", "batch_size", "warmup_steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}; expected at least 1")
+
+
+BASES = {
+    "study": (Habits(rate=0.03, aim=0.3), Course()),
+    "demo": (Habits(rate=0.25, aim=0.5), Course()),
+}
+
+
+def open_eyes(model: Qwen2_5_VLForConditionalGeneration, tokenizer, book: PictureBook, course: Course) -> float:
+    """Train the vision encoder until a picture's feature is the sum of its words' embeddings.
+
+    So the language model meets pictures in a language that it knows, as behind a pre-trained projector.
+
+    Returns:
+        The mean squared error left, as a share of the targets' mean square.
+    """
+    words = model.get_input_embeddings().weight.detach()
+
+    def embed(word: str) -> torch.Tensor:
+        return words[tokenizer.convert_tokens_to_ids(f" {word}")]
+
+    targets = torch.stack([embed(colour) + embed(shape or NOTHING) for colour, shape in book.keys])
+    optimizer, scheduler = _optimizer(model.model.visual, course.eye_lr, course.eye_steps, course.warmup_steps)
+    error = torch.tensor(0.0)
+    for step in range(course.eye_steps):
+        variant = step % book.num_variants
+        single = PictureBook(keys=book.keys, pixel_values=book.pixel_values[:, variant : variant + 1])
+        error = (picture_features(model, single)[:, 0] - targets).square().mean()
+        _step(model.model.visual, error, optimizer, scheduler)
+    return float(error.detach() / targets.square().mean())
+
+
+def train_on(
+    model: Qwen2_5_VLForConditionalGeneration,
+    book: PictureBook,
+    draw: Callable[[], list[Lesson]],
+    *,
+    course: Course,
+    report: Callable[[str], None],
+) -> None:
+    """Train the language model on lessons; the vision encoder stays as it is.
+
+    Args:
+        draw: makes the lessons of a step.
+        report: takes a line now and then: how often the likeliest token was the label, by kind of label.
+    """
+    with torch.no_grad():
+        features = picture_features(model, book)
+    language = torch.nn.ModuleList([model.model.language_model, model.lm_head])
+    optimizer, scheduler = _optimizer(language, course.lr, course.steps, course.warmup_steps)
+    started = time.monotonic()
+    hits: dict[str, list[bool]] = {}
+    for step in range(1, course.steps + 1):
+        lessons = draw()
+        labels = [(row, *label) for row, lesson in enumerate(lessons) for label in lesson.labels]
+        rows, positions, tokens = (torch.tensor([label[i] for label in labels]) for i in range(3))
+        weights = torch.tensor([label[3] for label in labels])
+        policy = FastPolicy(model, features, variant=step % book.num_variants)
+        log_probs = policy.label_log_probs([lesson.transcript for lesson in lessons], rows, positions)
+        loss = -(log_probs[torch.arange(len(labels)), tokens] * weights).sum() / weights.sum()
+        _step(language, loss, optimizer, scheduler)
+        for hit, label in zip((log_probs.argmax(-1) == tokens).tolist(), labels, strict=True):
+            hits.setdefault(label[4], []).append(hit)
+        if step % REPORT_EVERY == 0 or step == course.steps:
+            shares = " ".join(f"{kind} {sum(hits[kind]) / len(hits[kind]):.2f}" for kind in sorted(hits))
+            report(f"step {step}: loss {loss.item():.3f}; right: {shares}; {time.monotonic() - started:.0f} s")
+            hits = {}
+
+
+def teach(
+    config: NeedleConfig, habits: Habits, course: Course, *, seed: int, report: Callable[[str], None] = print
+) -> tuple[Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor]:
+    """Make and teach a base model; the same arguments give the same weights on the same machine."""
+    processor = make_processor()
+    model = make_model(processor.tokenizer, seed=seed)
+    book = make_picture_book(config, processor.image_processor, seed=seed)
+    teacher = Teacher(config, habits, Scribe(processor.tokenizer), book)
+    rng = random.Random(f"{seed}/lessons")
+    report(f"eyes: error {open_eyes(model, processor.tokenizer, book, course):.4f}")
+
+    def draw() -> list[Lesson]:
+        max_turns, num_detours, _ = rng.choices(PLANS, [plan[2] for plan in PLANS])[0]
+        if max_turns is None:
+            return [teacher.drill(rng) for _ in range(course.batch_size)]
+        return [teacher.lesson(rng, max_turns=max_turns, num_detours=num_detours) for _ in range(course.batch_size)]
+
+    train_on(model, book, draw, course=course, report=report)
+    return model, processor
+
+
+def _optimizer(
+    module: torch.nn.Module, lr: float, num_steps: int, warmup_steps: int
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LambdaLR]:
+    optimizer = torch.optim.AdamW(module.parameters(), lr=lr, weight_decay=0.0, betas=(0.9, 0.95))
+
+    def scale(step: int) -> float:
+        return min(1.0, (step + 1) / warmup_steps) * max(0.05, 1 - step / num_steps)
+
+    return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, scale)
+
+
+def _step(
+    module: torch.nn.Module,
+    loss: torch.Tensor,
+    optimizer: torch.optim.Optimizer,
+    scheduler: torch.optim.lr_scheduler.LambdaLR,
+) -> None:
+    optimizer.zero_grad()
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+    optimizer.step()
+    scheduler.step()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--base", choices=BASES, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--rate", type=float, help="retrieval rate instead of the base's own")
+    parser.add_argument("--aim", type=float, help="share of aimed retrievals instead of the base's own")
+    parser.add_argument("--threads", type=int, default=2)
+    for field in dataclasses.fields(Course):
+        parser.add_argument("--" + field.name.replace("_", "-"), type=type(field.default))
+    add_config_arguments(parser)
+    arguments = parser.parse_args(argv)
+    torch.set_num_threads(arguments.threads)
+
+    def replaced(value):
+        names = [field.name for field in dataclasses.fields(value)]
+        given = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
+        return dataclasses.replace(value, **given)
+
+    try:
+        habits, course = (replaced(value) for value in BASES[arguments.base])
+        config = config_from_arguments(arguments)
+    except ValueError as error:
+        parser.exit(2, f"{error}\n")
+    settings = {
+        "needle": dataclasses.asdict(config),
+        "habits": dataclasses.asdict(habits),
+        "course": dataclasses.asdict(course),
+        "seed": arguments.seed,
+    }
+    record = arguments.out / "settings.json"
+    if record.is_file() and json.loads(record.read_text(encoding="utf-8")) == settings:
+        print(f"kept {arguments.out}")
+        return 0
+    started = time.monotonic()
+    model, processor = teach(config, habits, course, seed=arguments.seed, report=lambda line: print(line, flush=True))
+    save_checkpoint(arguments.out, model, processor, settings)
+    print(f"made {arguments.out} in {time.monotonic() - started:.0f} s")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,184 @@
+"""The needle task: what is hidden stays hidden, what is drawn survives the codec, and a seed decides everything."""
+
+import hashlib
+import json
+import random
+
+import numpy as np
+import pytest
+
+from data_prep.synthetic import (
+    COLOURS,
+    SHAPES,
+    NeedleConfig,
+    draw_picture,
+    main,
+    make_dataset,
+    make_layout,
+    make_questions,
+    needle_placements,
+    scene_bounds,
+    video_plan,
+)
+from verl_videomtr.episode import ground_truth_frames, spread
+from verl_videomtr.sample import read_rows, resolve_video
+from verl_videomtr.video.pool import PoolConfig, open_pool
+
+CONFIG = NeedleConfig()
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    out = tmp_path_factory.mktemp("synthetic") / "data"
+    assert make_dataset(out, CONFIG, seed=3, num_samples={"train": 10, "val": 4, "test": 0})
+    return out
+
+
+@pytest.mark.parametrize(
+    "config",
+    [CONFIG, NeedleConfig(needles_per_scene=2), NeedleConfig(num_scenes=5, num_distractors=4)],
+)
+def test_overview_shows_every_scene_and_no_needle(config):
+    overview = spread(0, config.pool_size - 1, config.overview_frames)
+    for seed in range(20):
+        layout = make_layout(config, random.Random(seed))
+        shown = [layout.pictures[slot] for slot in overview]
+        assert {colour for colour, _ in shown} == set(layout.colours)
+        assert all(shape is None for _, shape in shown)
+        assert all(len(needles) == config.needles_per_scene for needles in layout.needles)
+
+
+def test_placements_of_the_first_scene_by_hand():
+    # 16 slots of 128 a scene; the overview shows slots 0 and 18, so a needle of two starts at 1..14 in scene 0,
+    # and in scene 1 (slots 16..31) at 16 or 19..30.
+    assert [start for (start,) in needle_placements(CONFIG, 0)] == list(range(1, 15))
+    assert [start for (start,) in needle_placements(CONFIG, 1)] == [16, *range(19, 31)]
+
+
+def test_questions_name_the_scene_and_the_answer_is_its_shape():
+    config = NeedleConfig(questions_per_video=8)
+    layout = make_layout(config, random.Random(0))
+    asked = set()
+    for fields in make_questions(layout, config, random.Random(1)):
+        scene = fields["metadata"]["scene"]
+        asked.add(scene)
+        assert f" {layout.colours[scene]} part" in fields["question"]
+        assert fields["options"]["ABCD".index(fields["answer"])] == layout.needles[scene][0].shape
+    assert asked == set(range(8))
+
+
+def test_two_needles_are_asked_for_by_their_order():
+    config = NeedleConfig(needles_per_scene=2, questions_per_video=4)
+    layout = make_layout(config, random.Random(5))
+    for fields in make_questions(layout, config, random.Random(5)):
+        first, last = layout.needles[fields["metadata"]["scene"]]
+        wanted = first if " first " in fields["question"] else last
+        assert fields["options"]["ABCD".index(fields["answer"])] == wanted.shape
+        assert first.shape != last.shape
+        assert fields["segments"] == [(n.start, n.start + 2) for n in (first, last)]
+        assert last.start > first.start + 2
+
+
+def test_pool_frames_of_the_written_videos_show_the_layout(dataset):
+    for video_idx in range(3):
+        layout, _, _ = video_plan(CONFIG, seed=3, split="train", video_idx=video_idx)
+        pool = open_pool(dataset / f"videos/train_{video_idx:05d}.mp4", PoolConfig(num_frames=128, size=(28, 28)))
+        frames = pool.read(range(128)).astype(int)
+        drawn = np.stack([draw_picture(*key) for key in layout.pictures]).astype(int)
+        # The codec may blur edges; each frame must still be nearest to its own picture, by far.
+        assert np.abs(frames - drawn).mean() < 6
+        assert np.abs(frames - drawn).max() < 60
+
+
+def test_colours_and_shapes_stay_apart_in_decoded_frames():
+    pictures = {(c, s): draw_picture(c, s).astype(int) for c in COLOURS for s in (None, *SHAPES)}
+    keys = list(pictures)
+    for i, a in enumerate(keys):
+        for b in keys[:i]:
+            assert np.abs(pictures[a] - pictures[b]).mean() > 12, (a, b)
+
+
+def test_segments_in_seconds_are_the_needle_frames_of_the_pool(dataset):
+    for sample in read_rows(dataset / "train.parquet"):
+        pool = open_pool(resolve_video(sample.video, dataset), PoolConfig(num_frames=128, size=(28, 28)))
+        assert pool.num_frames == 128
+        assert pool.duration_seconds == pytest.approx(sample.duration_seconds, abs=1e-3)
+        truth, num_between = ground_truth_frames(sample.segments, pool.times_seconds.tolist())
+        (start,) = sample.metadata["needle_starts"]
+        assert truth == {start, start + 1}
+        assert num_between == 0
+        first, end = scene_bounds(CONFIG, sample.metadata["scene"])
+        assert first <= start < end - 1
+
+
+def test_rows_are_counted_exactly_and_share_videos(dataset):
+    train, val = (read_rows(dataset / f"{split}.parquet") for split in ("train", "val"))
+    assert (len(train), len(val)) == (10, 4)
+    assert len({sample.video for sample in train}) == 3
+    assert not (dataset / "test.parquet").exists()
+    assert not {sample.video for sample in train} & {sample.video for sample in val}
+
+
+def test_same_seed_makes_the_same_bytes_and_another_seed_does_not(dataset, tmp_path):
+    def digest(folder):
+        files = sorted(path for path in folder.rglob("*") if path.suffix in (".mp4", ".parquet"))
+        return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
+
+    counts = {"train": 10, "val": 4, "test": 0}
+    make_dataset(tmp_path / "again", CONFIG, seed=3, num_samples=counts)
+    make_dataset(tmp_path / "other", CONFIG, seed=4, num_samples=counts)
+    assert digest(tmp_path / "again") == digest(dataset)
+    assert digest(tmp_path / "other") != digest(dataset)
+
+
+def test_answers_are_balanced():
+    letters = [
+        fields["answer"]
+        for video_idx in range(400)
+        for fields in video_plan(CONFIG, seed=0, split="train", video_idx=video_idx)[2]
+    ]
+    for letter in "ABCD":
+        assert letters.count(letter) / len(letters) == pytest.approx(0.25, abs=0.04)
+
+
+def test_a_folder_is_kept_or_refused(dataset, capsys):
+    before = (dataset / "train.parquet").stat().st_mtime_ns
+    arguments = ["--out", str(dataset), "--num-train", "10", "--num-val", "4", "--num-test", "0", "--seed", "3"]
+    assert main(arguments) == 0
+    assert "kept" in capsys.readouterr().out
+    assert (dataset / "train.parquet").stat().st_mtime_ns == before
+    with pytest.raises(SystemExit):
+        main([*arguments[:-1], "4"])
+    assert "was not made with these settings" in capsys.readouterr().err
+
+
+def test_a_failed_run_leaves_nothing(tmp_path, monkeypatch):
+    def fail(*args, **kwargs):
+        raise OSError("disk full")
+
+    monkeypatch.setattr("data_prep.synthetic.write_rows", fail)
+    with pytest.raises(OSError, match="disk full"):
+        make_dataset(tmp_path / "data", CONFIG, seed=0, num_samples={"train": 1})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_settings_are_recorded(dataset):
+    settings = json.loads((dataset / "settings.json").read_text())
+    assert settings["seed"] == 3
+    assert settings["needle"]["pool_size"] == 128
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"num_scenes": 9}, "expected 1 to 8"),
+        ({"needle_frames": 16}, "has no room for its needles"),
+        ({"num_distractors": 8}, "expected 0 to 7"),
+        ({"size_px": 29}, "even number"),
+        ({"questions_per_video": 3, "num_distractors": 1}, "at most num_distractors"),
+        ({"overview_frames": 4, "num_scenes": 5, "num_distractors": 4}, "expected 1 to 4"),
+    ],
+)
+def test_a_task_that_cannot_be_is_refused(values, message):
+    with pytest.raises(ValueError, match=message):
+        NeedleConfig(**values)
