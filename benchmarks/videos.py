@@ -1,7 +1,8 @@
 """The benchmarks' own videos: one minute is encoded, longer ones repeat it by stream copy; every frame is numbered.
 
 The pictures are drifting textures in shots of 2 to 8 seconds with faint noise, at 1280x720 and 30 frames a second, and
-the number of the frame within its minute is burnt in twice, so that a wrong frame is seen and not assumed.
+the number of the frame within its minute is burnt in twice, so that a wrong frame is seen and not assumed. H.264 has two
+B-frames between P-frames, as film mostly gets: left to choose, x264 uses hardly any on such pictures.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ __all__ = ["FPS", "HEIGHT", "WIDTH", "make_video", "wrong_frames"]
 HEIGHT, WIDTH, FPS, SECONDS = 720, 1280, 30, 60
 _FRAMES = FPS * SECONDS
 _OPTIONS = {
-    "h264": ("libx264", {"preset": "fast", "bf": "2", "b": "1000000"}),
+    "h264": ("libx264", {"preset": "fast", "bf": "2", "x264-params": "b-adapt=0"}),
     "hevc": ("libx265", {"preset": "ultrafast", "x265-params": "log-level=error:bframes=3:bitrate=800"}),
     "av1": ("libsvtav1", {"preset": "8", "crf": "32", "svtav1-params": "lp=1"}),
 }

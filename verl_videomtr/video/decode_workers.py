@@ -47,7 +47,7 @@ class WorkerConfig:
     def __post_init__(self) -> None:
         for name in ("num_processes", "stall_seconds", "deadline_seconds"):
             if getattr(self, name) <= 0:
-                raise ValueError(f"videomtr.video.{name}={getattr(self, name)}; expected a positive number")
+                raise ValueError(f"videomtr.video.workers.{name}={getattr(self, name)}; expected a positive number")
 
 
 class DecodeWorkers:

@@ -46,22 +46,22 @@ class PoolConfig:
     def __post_init__(self) -> None:
         for name in ("num_frames", "patch_px", "merge", "min_pixels"):
             if getattr(self, name) < 1:
-                raise ValueError(f"videomtr.video.{name}={getattr(self, name)}; expected at least 1")
+                raise ValueError(f"videomtr.video.pool.{name}={getattr(self, name)}; expected at least 1")
         if self.max_pixels < max(self.min_pixels, self.factor_px**2):
             raise ValueError(
-                f"videomtr.video.max_pixels={self.max_pixels}; expected at least min_pixels={self.min_pixels} "
+                f"videomtr.video.pool.max_pixels={self.max_pixels}; expected at least min_pixels={self.min_pixels} "
                 f"and one grid cell of {self.factor_px}x{self.factor_px}"
             )
         if self.mode not in ("uniform", "rate"):
-            raise ValueError(f"videomtr.video.mode={self.mode!r}; expected 'uniform' or 'rate'")
+            raise ValueError(f"videomtr.video.pool.mode={self.mode!r}; expected 'uniform' or 'rate'")
         if (self.mode == "rate") != (self.fps is not None) or (self.fps is not None and self.fps <= 0):
             raise ValueError(
-                f"videomtr.video.fps={self.fps} with mode={self.mode!r}; expected a positive rate, in mode 'rate' alone"
+                f"videomtr.video.pool.fps={self.fps} with mode={self.mode!r}; expected a positive rate, in mode 'rate' alone"
             )
         if self.size is not None and min(self.size) < 1:
-            raise ValueError(f"videomtr.video.size={self.size}; expected positive (height, width)")
+            raise ValueError(f"videomtr.video.pool.size={self.size}; expected positive (height, width)")
         if self.decoder not in DECODERS:
-            raise ValueError(f"videomtr.video.decoder={self.decoder!r}; expected one of {', '.join(DECODERS)}")
+            raise ValueError(f"videomtr.video.pool.decoder={self.decoder!r}; expected one of {', '.join(DECODERS)}")
 
     @property
     def factor_px(self) -> int:

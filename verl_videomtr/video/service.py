@@ -51,7 +51,7 @@ class FrameService:
                 one file descriptor; its frames stay on disk or in the page cache.
         """
         if max_open_pools < 1:
-            raise ValueError(f"videomtr.video.max_open_pools={max_open_pools}; expected at least 1")
+            raise ValueError(f"videomtr.video.open_pools={max_open_pools}; expected at least 1")
         workers = workers or WorkerConfig()
         self._config = config or PoolConfig()
         self._cache = cache
