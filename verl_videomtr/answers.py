@@ -111,7 +111,7 @@ def normalise(text: str) -> str:
 
     The point and comma within a number stay. A text that is nothing but articles is kept.
     """
-    folded = unicodedata.normalize("NFKC", text).casefold()
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
     kept = [
         char if not unicodedata.category(char).startswith(("P", "C", "Z")) or _is_inside_number(folded, i) else " "
         for i, char in enumerate(folded)
