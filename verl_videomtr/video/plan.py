@@ -56,7 +56,8 @@ class PoolConfig:
             raise ValueError(f"videomtr.video.pool.mode={self.mode!r}; expected 'uniform' or 'rate'")
         if (self.mode == "rate") != (self.fps is not None) or (self.fps is not None and self.fps <= 0):
             raise ValueError(
-                f"videomtr.video.pool.fps={self.fps} with mode={self.mode!r}; expected a positive rate, in mode 'rate' alone"
+                f"videomtr.video.pool.fps={self.fps} with mode={self.mode!r}; "
+                "expected a positive rate in mode 'rate', and none in mode 'uniform'"
             )
         if self.size is not None and min(self.size) < 1:
             raise ValueError(f"videomtr.video.pool.size={self.size}; expected positive (height, width)")

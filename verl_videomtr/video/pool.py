@@ -114,7 +114,7 @@ class _CachedFrames:
     def read_present(self, rows: np.ndarray) -> np.ndarray | None:
         """Return the frames `rows` if all are there and whole."""
         try:
-            return None if len(self.entry.missing(np.unique(rows))) else self.entry.read(rows)
+            return None if len(self.entry.missing(rows)) else self.entry.read(rows)
         except (CacheDamage, OSError):
             return None
 
