@@ -55,7 +55,7 @@ def cases():
                 yield pytest.param(spelling, letter, options, id=f"{options[0][:2]}-{letter}-{spelling[:40]!r}")
 
 
-@pytest.mark.parametrize(("text", "letter", "options"), cases())
+@pytest.mark.parametrize(("text", "letter", "options"), list(cases()))
 def test_the_letter_is_found(text, letter, options):
     assert option_letter(text, options) == letter
     assert is_correct(text, letter.lower(), question_type="multiple_choice", options=options)
