@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -22,7 +21,7 @@ from pathlib import Path
 import numpy as np
 from videos import make_video, wrong_frames
 
-from verl_videomtr.video.decode_workers import _environment
+from verl_videomtr.video.decode_workers import worker_environment
 from verl_videomtr.video.plan import PoolConfig, make_plan
 
 SIZE = (224, 392)
@@ -92,23 +91,22 @@ def measure(method: str, path: Path, count: int, warm_up: Path) -> dict[str, flo
     """Decode once in this process and say what it took."""
     read = READERS[method]
     read(warm_up, 4)
-    base = _resident_mib()
+    base = _memory_mib("VmRSS")
     cpu, wall = time.process_time(), time.perf_counter()
     frames, times = read(path, count)
     cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - base
+    peak = _memory_mib("VmHWM") - base
     return {"cpu": cpu, "wall": wall, "peak_mib": peak, "wrong": wrong_frames(frames, times)}
 
 
-def _resident_mib() -> float:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmRSS"):
-            return int(line.split()[1]) / 1024
-    raise RuntimeError("no VmRSS in /proc/self/status")
+def _memory_mib(name: str) -> float:
+    # Not getrusage: its peak is inherited from the process that started this one.
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(name))
 
 
 def _measure_apart(method: str, path: Path, count: int, warm_up: Path) -> dict[str, float] | str:
-    environment = _environment(method == "torchcodec")
+    environment = worker_environment(method == "torchcodec")
     command = [sys.executable, __file__, "--one", method, str(path), str(count), str(warm_up)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:

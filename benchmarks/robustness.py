@@ -123,9 +123,9 @@ def _unchecked(path: Path, truth: Truth, name: str) -> str:
 if __name__ == "__main__":
     if os.environ.get("VIDEOMTR_FFMPEG") is None:
         # torchcodec by itself needs FFmpeg on the loader's path, which is read when a process starts.
-        from verl_videomtr.video.decode_workers import _environment
+        from verl_videomtr.video.decode_workers import worker_environment
 
-        os.execve(sys.executable, [sys.executable, *sys.argv], _environment(True) | {"VIDEOMTR_FFMPEG": "1"})
+        os.execve(sys.executable, [sys.executable, *sys.argv], worker_environment(True) | {"VIDEOMTR_FFMPEG": "1"})
     import torchcodec.decoders  # noqa: F401 - before the forks, which then need not load it again
 
     main()

@@ -188,7 +188,7 @@ class _Child:
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
-                env=_environment(torchcodec),
+                env=worker_environment(torchcodec),
             )
 
     def kill(self) -> int:
@@ -229,7 +229,8 @@ def _forget_after_fork() -> None:
 os.register_at_fork(after_in_child=_forget_after_fork)
 
 
-def _environment(torchcodec: bool) -> dict[str, str]:
+def worker_environment(torchcodec: bool) -> dict[str, str]:
+    """The environment of a decoding process: this package importable, and an FFmpeg for torchcodec where it is wanted."""
     root = str(Path(verl_videomtr.__file__).parents[1])
     environment = dict(os.environ)
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, (root, environment.get("PYTHONPATH"))))
