@@ -230,7 +230,7 @@ os.register_at_fork(after_in_child=_forget_after_fork)
 
 
 def worker_environment(torchcodec: bool) -> dict[str, str]:
-    """The environment of a decoding process: this package importable, and an FFmpeg for torchcodec where it is wanted."""
+    """The environment of a decoding process: this package importable and, where wanted, FFmpeg for torchcodec."""
     root = str(Path(verl_videomtr.__file__).parents[1])
     environment = dict(os.environ)
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, (root, environment.get("PYTHONPATH"))))
