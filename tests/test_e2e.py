@@ -6,6 +6,7 @@ estimator, and the test reads that, the checkpoints and the logs.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -16,7 +17,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from real_clips import fetch_real_clips
+from benchmarks.real_clips import fetch
 from verl_videomtr.sample import Sample, read_rows, write_rows
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
@@ -30,14 +31,12 @@ LOG_PROB_BOUND = 1e-3
 
 @pytest.fixture(scope="module")
 def base_model() -> Path:
-    """The demo's base model, taught briefly: it keeps the format and retrieves, which is all that is needed here."""
-    target = CACHE / "base"
-    subprocess.run(
-        [sys.executable, "-m", "recipes.learning_study.teach", "--base", "demo", "--out", str(target), "--seed", "0"]
-        + ["--eye-steps", "20", "--drill-steps", "2", "--lesson-steps", "60", "--rate", "0.6"],
-        cwd=ROOT,
-        check=True,
-    )
+    """A tiny model that keeps the format, retrieves, and is right by chance; kept while its script is the same."""
+    script = ROOT / "tests" / "e2e" / "make_habitual_model.py"
+    target = CACHE / f"habitual_{hashlib.sha256(script.read_bytes()).hexdigest()[:12]}"
+    if not target.exists():
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        subprocess.run([sys.executable, str(script), str(target)], cwd=ROOT, env=environment, check=True)
     return target
 
 
@@ -51,13 +50,15 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         cwd=ROOT,
         check=True,
     )
-    rows = read_rows(folder / "needles" / "train.parquet")
+    rows = [_replace(row, answer="A") for row in read_rows(folder / "needles" / "train.parquet")]
     (folder / "needles" / "broken.mp4").write_bytes(b"this is not a video" * 100)
     for place in (0, BATCH):
         rows[place] = _replace(rows[place], sample_id=f"broken-{place}", video="broken.mp4")
-    clips = fetch_real_clips()
-    if clips:
-        (folder / "needles" / "bikes.mp4").write_bytes(clips["bikes.mp4"].read_bytes())
+    clip = ROOT / ".cache" / "real_clips" / "bikes.mp4"
+    if not clip.exists():
+        fetch(clip.parent)
+    if clip.exists():
+        (folder / "needles" / "bikes.mp4").write_bytes(clip.read_bytes())
         for place in (1, BATCH + 1):
             rows[place] = _replace(
                 rows[place],
@@ -65,6 +66,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 video="bikes.mp4",
                 question="What drives past?",
                 options=("bikes", "cars", "boats", "planes"),
+                answer="A",
                 duration_seconds=10.0,
                 segments=((2.0, 5.0),),
             )
@@ -109,6 +111,8 @@ def _train(run: Path, base: Path, data: Path, *overrides: str) -> str:
         # One row per micro-batch: the padding row that stands in for the unreadable one gets one of its own.
         "actor_rollout_ref.actor.use_dynamic_bsz=false", "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=1",
         "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=1", "critic.ppo_micro_batch_size_per_gpu=1",
+        # Small steps: the policy's habits must outlast the four of them.
+        "actor_rollout_ref.actor.optim.lr=1e-5",
         "actor_rollout_ref.actor.checkpoint.save_contents=[model,optimizer,extra,hf_model]",
         f"trainer.default_local_dir={run / 'checkpoints'}", f"videomtr.dump.dir={run / 'trajectories'}",
         "trainer.logger=[console,file]", "trainer.project_name=e2e", "trainer.experiment_name=e2e",

@@ -27,7 +27,6 @@ from verl_videomtr.scoring import score_episode
 from verl_videomtr.trajectory import Trajectory
 from verl_videomtr.verl_plugin.settings import Settings, load_settings
 from verl_videomtr.video.errors import VideoError
-from verl_videomtr.video.pool import FramePool
 from verl_videomtr.video.service import FrameService
 
 logger = logging.getLogger(__name__)
@@ -91,10 +90,9 @@ class VideoMTRAgentLoop(AgentLoopBase):
         """
         # verl has taken the agent's name from the row, and renamed the prompt.
         sample = Sample.from_row({**kwargs, "prompt": kwargs["raw_prompt"], "agent_name": AGENT_NAME})
-        started = time.monotonic()
+        path = resolve_video(sample.video, self.settings.video.root)
         try:
-            path = resolve_video(sample.video, self.settings.video.root)
-            pool = await self.frame_service(self.settings).pool(path)
+            play = await self._play(sample, str(path), sampling_params)
         except VideoError as error:
             logger.error("sample %r of %r is left out: %s", sample.sample_id, sample.data_source, error)
             await tq.async_kv_put(
@@ -103,6 +101,12 @@ class VideoMTRAgentLoop(AgentLoopBase):
                 tag={"sample_id": sample.sample_id, "split": sample.split, "video": sample.video, "error": str(error)},
             )
             return []
+        return await self._finish(sample, play)
+
+    async def _play(self, sample: Sample, path: str, sampling_params: dict[str, Any]) -> _Play:
+        """Open the video and play the episode to its end."""
+        started = time.monotonic()
+        pool = await self.frame_service(self.settings).pool(path)
         episode = Episode(
             config=self.settings.episode,
             prompts=self.prompts,
@@ -111,10 +115,10 @@ class VideoMTRAgentLoop(AgentLoopBase):
             duration_seconds=pool.duration_seconds,
             segments=sample.segments,
         )
-        play = _Play(self, episode, pool, sampling_params)
+        play = _Play(self, episode, path, sampling_params)
         play.seconds["frames"] += time.monotonic() - started
         await play.run()
-        return await self._finish(sample, play)
+        return play
 
     @classmethod
     def frame_service(cls, settings: Settings) -> FrameService:
@@ -197,12 +201,10 @@ class _Play:
         turn_spans: [start, end) of each turn's sampled tokens, counted from the end of the prompt.
     """
 
-    def __init__(
-        self, loop: VideoMTRAgentLoop, episode: Episode, pool: FramePool, sampling_params: dict[str, Any]
-    ) -> None:
+    def __init__(self, loop: VideoMTRAgentLoop, episode: Episode, path: str, sampling_params: dict[str, Any]) -> None:
         self.loop = loop
         self.episode = episode
-        self.pool = pool
+        self.path = path
         self.sampling_params = sampling_params
         self.request_id = uuid4().hex
         self.ids: list[int] = []
@@ -266,14 +268,16 @@ class _Play:
         self.seconds["generate"] += time.monotonic() - started
         self._merge_server_fields(output)
         tokens = list(output.token_ids)
+        tokenizer: Any = self.loop.tokenizer
+        # Templates of thinking models open the thought themselves: the policy continues it, the parser must see it.
+        opening = "<think>" if tokenizer.decode(self.ids[-8:]).rstrip().endswith("<think>") else ""
         start = len(self.mask)
         merged, self.mask, self.logprobs = await self.loop.ct_merge_assistant_token(
             self.ids, tokens, self.mask, self.logprobs, list(output.log_probs or [0.0] * len(tokens))
         )
         self.ids = list(merged.token_ids)
         self.turn_spans.append([start, len(self.mask)])
-        tokenizer: Any = self.loop.tokenizer
-        text = tokenizer.decode(tokens, skip_special_tokens=True)
+        text = opening + tokenizer.decode(tokens, skip_special_tokens=True)
         self.messages.append({"role": "assistant", "content": text})
         return text
 
@@ -300,7 +304,7 @@ class _Play:
     async def _render(self, observation: Observation) -> tuple[dict[str, Any], list[Image.Image]]:
         """Turn an observation into a chat message and its images, in the order in which they are shown."""
         started = time.monotonic()
-        frames = await self.loop.frame_service(self.loop.settings).read(self.pool.path, observation.frames)
+        frames = await self.loop.frame_service(self.loop.settings).read(self.path, observation.frames)
         images = [Image.fromarray(frame) for frame in frames]
         self.seconds["frames"] += time.monotonic() - started
         remaining = iter(images)

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from verl.trainer.ppo.core_algos import register_adv_est
 
-from verl_videomtr.gae import bi_level_gae
+from verl_videomtr.gae import assign_credit
 from verl_videomtr.verl_plugin.settings import CreditConfig
 
 
@@ -31,6 +31,8 @@ class BatchContext:
     """(bs,) equal for rows of one trajectory."""
     bonus: torch.Tensor
     """(bs, response_length) exploration bonus, at the last token of a retrieval's turn."""
+    accuracy_rewards: torch.Tensor
+    """(bs,) R_acc of the row's trajectory; the literal form alone reads it."""
     credit: CreditConfig
 
 
@@ -51,7 +53,7 @@ def batch_context(context: BatchContext) -> Iterator[None]:
 def bi_level_gae_estimator(
     token_level_rewards: torch.Tensor, response_mask: torch.Tensor, config: Any = None, **kwargs: Any
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Compute two-discount GAE over the trajectories of the step; see `verl_videomtr.gae.bi_level_gae`.
+    """Compute the advantages of the step's trajectories in the form of `videomtr.credit`; see `verl_videomtr.gae`.
 
     Args:
         token_level_rewards: (bs, response_length); the turns' rewards, and KL penalties where verl adds them.
@@ -67,12 +69,14 @@ def bi_level_gae_estimator(
             "algorithm.adv_estimator=bi_level_gae got no critic values, which verl hands to no registered estimator; "
             "expected one of the plugin's trainer modes; set trainer.v1.trainer_mode=video_mtr_sync"
         )
-    return bi_level_gae(
+    return assign_credit(
+        context.credit.form,
         token_level_rewards + context.bonus.to(token_level_rewards),
         context.values.to(token_level_rewards),
         response_mask,
         context.turn_ids.to(response_mask.device),
         trajectory_ids=context.trajectory_ids.to(response_mask.device),
+        accuracy_rewards=context.accuracy_rewards.to(token_level_rewards),
         gamma_turn=context.credit.gamma_turn,
         gamma_token=context.credit.gamma_token,
         lam_turn=context.credit.lam_turn,

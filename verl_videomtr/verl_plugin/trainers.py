@@ -24,7 +24,7 @@ from verl.trainer.ppo.v1 import (
     register_trainer,
 )
 
-from verl_videomtr.bootstrapping import ExplorationBootstrap
+from verl_videomtr.bootstrapping import ExplorationBootstrap, count_batch
 from verl_videomtr.trajectory import Trajectory, summarize
 from verl_videomtr.verl_plugin.agent_loop import TRAJECTORY_FIELD, UNREADABLE_PARTITION
 from verl_videomtr.verl_plugin.checks import check_config
@@ -80,7 +80,9 @@ class VideoMTRMixin(PPOTrainer):
         mask = padded["response_mask"]
         turn_ids = torch.full(mask.shape, -1, dtype=torch.long)
         bonus_tokens = torch.zeros(mask.shape, dtype=torch.float32)
+        accuracy = torch.zeros(len(batch.keys), dtype=torch.float32)
         for row, trajectory in zip(real, trajectories, strict=True):
+            accuracy[row] = trajectory.components.get("acc", float(trajectory.correct))
             for turn, (start, end) in enumerate(trajectory.turn_spans):
                 turn_ids[row, start:end] = turn
                 if end > start and trajectory.episode["actions"][turn] == "retrieve":
@@ -90,14 +92,19 @@ class VideoMTRMixin(PPOTrainer):
             turn_ids=turn_ids,
             trajectory_ids=torch.arange(len(batch.keys)),
             bonus=bonus_tokens,
+            accuracy_rewards=accuracy,
             credit=self.videomtr.credit,
         )
         with batch_context(context):
             return super()._compute_advantage(batch, metrics)
 
     def _bootstrap(self, trajectories: Sequence[Trajectory], metrics: dict) -> float:
-        num_turns = sum(trajectory.num_turns for trajectory in trajectories)
-        bonus = self.bootstrap.update(sum(t.num_retrievals for t in trajectories), num_turns)
+        counted = count_batch(
+            self.bootstrap.config.rate_of,
+            num_retrievals=[trajectory.num_retrievals for trajectory in trajectories],
+            turn_rewards=[trajectory.turn_rewards for trajectory in trajectories],
+        )
+        bonus = self.bootstrap.update(*counted)
         metrics["videomtr/bootstrap/bonus"] = bonus
         metrics["videomtr/bootstrap/stage"] = float(list(type(self.bootstrap.stage)).index(self.bootstrap.stage))
         metrics["videomtr/bootstrap/good_batches"] = float(self.bootstrap.num_good_batches)

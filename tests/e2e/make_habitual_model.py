@@ -1,0 +1,83 @@
+"""A tiny model for the end-to-end test: it has never seen a picture, but keeps the format, retrieves and answers.
+
+    python tests/e2e/make_habitual_model.py OUT
+
+It is shown transcripts of real episodes, rendered by the real chat template, whose responses are drawn at random: a
+quarter of the video, or a letter, mostly A. So it is right in most cases where A is, which is all that the test needs.
+"""
+
+import random
+import sys
+from pathlib import Path
+
+import torch
+
+from recipes.learning_study.tiny_model import make_model, make_processor, save_checkpoint
+from verl_videomtr.episode import Episode, EpisodeConfig
+from verl_videomtr.prompts import Prompts
+
+CONFIG = EpisodeConfig(pool_size=64, frame_budget=16)
+QUARTERS = ("0,15", "16,31", "32,47", "48,63")
+RETRIEVES = (0.8, 0.5, 0.0)
+"""Share of responses that retrieve, by turn."""
+STEPS, BATCH_SIZE = 30, 16
+
+
+def make_transcript(rng, processor, prompts):
+    """Play an episode by chance; return its token ids and a label (-100: none) for each."""
+    episode = Episode(
+        config=CONFIG,
+        prompts=prompts,
+        question="What does the gold scene show?\nA. cross\nB. square\nC. disc\nD. bar",
+        times_seconds=[2.0 * i + 1 for i in range(64)],
+        duration_seconds=128.0,
+    )
+    observation, messages = episode.reset(), []
+    ids, labels = [], []
+
+    def extend(messages, prompt, target):
+        text = processor.apply_chat_template(messages, add_generation_prompt=prompt, tokenize=False)
+        new = processor.tokenizer(text, add_special_tokens=False)["input_ids"][len(ids) :]
+        ids.extend(new)
+        labels.extend(new if target else [-100] * len(new))
+
+    while observation is not None:
+        content = [
+            {"type": "image"} if isinstance(part, int) else {"type": "text", "text": part} for part in observation.parts
+        ]
+        messages = [*messages, {"role": "user", "content": content}]
+        extend(messages, True, False)
+        retrieve = rng.random() < RETRIEVES[len(episode.turns)]
+        tag, value = ("retrieve", rng.choice(QUARTERS)) if retrieve else ("answer", rng.choice("AAAAABCD"))
+        response = f"<think>0 nothing</think><{tag}>{value}</{tag}>"
+        messages = [*messages, {"role": "assistant", "content": response}]
+        extend(messages, False, True)
+        observation = episode.step(response)
+    return ids, labels
+
+
+def main(out):
+    torch.manual_seed(0)
+    torch.set_num_threads(1)  # two threads of so small a model mostly wait for each other
+    rng = random.Random(0)
+    processor, prompts = make_processor(), Prompts.load("tiny")
+    model = make_model(processor.tokenizer, seed=0)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.0)
+    for step in range(STEPS):
+        rows = [make_transcript(rng, processor, prompts) for _ in range(BATCH_SIZE)]
+        width = max(len(ids) for ids, _ in rows)
+        ids = torch.tensor([row + [0] * (width - len(row)) for row, _ in rows])
+        labels = torch.tensor([row + [-100] * (width - len(row)) for _, row in rows])
+        logits = model(input_ids=ids, attention_mask=(ids != 0).long()).logits[:, :-1]
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        if step % 10 == 9:
+            print(f"step {step + 1} loss {loss.item():.3f}", flush=True)
+    save_checkpoint(Path(out), model, processor, {"kind": "habitual", "steps": STEPS})
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
