@@ -88,7 +88,7 @@ class NeedleConfig:
     """Scenes besides the one asked about that hold needles; at most num_scenes - 1."""
     random_order: bool = True
     """Scene colours in random order; False keeps one order, and then the question alone says where to look."""
-    shuffle_options: bool = True
+    shuffle_options: bool = False
     """Options in random order; False ties every shape to one letter."""
     num_phrasings: int = 1
     """How many of the ways to word the question are used."""
@@ -214,7 +214,7 @@ def draw_picture(colour: str, shape: str | None, size_px: int = PICTURE_PX) -> n
     return picture[index][:, index]
 
 
-def write_video(path: Path, layout: Layout, *, rate: Fraction, size_px: int = PICTURE_PX) -> None:
+def write_video(path: Path, layout: Layout, *, rate: Fraction | int, size_px: int = PICTURE_PX) -> None:
     """Encode a layout as mp4 (H.264, 4:2:0), SLOT_FRAMES frames per slot."""
     with av.open(str(path), "w", format="mp4") as container:
         # One thread, so that the same settings make the same bytes.
@@ -222,13 +222,13 @@ def write_video(path: Path, layout: Layout, *, rate: Fraction, size_px: int = PI
         stream = container.add_stream("libx264", rate=rate, options=options)
         stream.width = stream.height = size_px
         stream.pix_fmt = "yuv420p"
-        stream.time_base = 1 / rate
+        stream.time_base = time_base = 1 / Fraction(rate)
         frames: dict[tuple[str, str | None], np.ndarray] = {}
         for slot, key in enumerate(layout.pictures):
             picture = frames.setdefault(key, draw_picture(*key, size_px))
             for i in range(SLOT_FRAMES):
                 frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
-                frame.pts, frame.time_base = slot * SLOT_FRAMES + i, 1 / rate
+                frame.pts, frame.time_base = slot * SLOT_FRAMES + i, time_base
                 container.mux(stream.encode(frame))
         container.mux(stream.encode())
 

@@ -47,7 +47,7 @@ class Bounds:
     whole_scene: float
     """One look over exactly that scene, end to end: what comes to mind first."""
     coarse_iou: float
-    """Mean IoU of that look, where it returns a frame of the needle."""
+    """Mean IoU of that look, where it returns a frame of the needle; 0 where it never does."""
 
 
 def compute_bounds(config: NeedleConfig, episode: EpisodeConfig) -> Bounds:
@@ -111,7 +111,7 @@ def compute_bounds(config: NeedleConfig, episode: EpisodeConfig) -> Bounds:
         one_aimed=accuracy(float(np.mean(aimed[1]))),
         all_aimed=accuracy(float(np.mean(aimed[num_looks]))),
         whole_scene=accuracy(float(np.mean(whole_seen))),
-        coarse_iou=float(np.mean(whole_iou)),
+        coarse_iou=float(np.mean(whole_iou)) if whole_iou else 0.0,
     )
 
 

@@ -24,6 +24,7 @@ from data_prep.synthetic import NeedleConfig, add_config_arguments, config_from_
 from recipes.learning_study.fast_policy import FastPolicy, picture_features
 from recipes.learning_study.lessons import Case, aimed_at, make_case, new_episode, overview_place
 from recipes.learning_study.pictures import PictureBook, make_picture_book
+from recipes.learning_study.tiny_model import NOTHING
 from recipes.learning_study.transcript import Scribe, Transcript
 from verl_videomtr.actions import Answer, Invalid, Retrieve
 from verl_videomtr.episode import Episode
@@ -64,7 +65,7 @@ COLUMNS = {
     "acc": "answers that are right",
     "acc seen": "answers that are right, where the needle asked for is in view",
     "acc unseen": "answers that are right, where it is not",
-    "place ok": "thoughts that name the needle's frame where it is in view, else the part's frame in the overview",
+    "place ok": "thoughts that name the overview frame of the part asked about",
     "sign ok": "thoughts that name the right shape, or `nothing` where the needle is not in view",
     "aimed": "retrievals that touch the scene asked about",
     "hits": "retrievals that return the needle",
@@ -99,11 +100,11 @@ def _enter(
     episode = new_episode(case, config, situation.max_turns)
     transcript = Transcript(scribe, case.layout, book)
     observation = episode.reset()
-    place = overview_place(case, observation.frames)
+    place, sign = overview_place(case, observation.frames), NOTHING
     for step in situation.script:
         transcript.observe(observation)
         if step == "unusable":
-            response = f"<think>{place} nothing</think><answer></answer>"
+            response = f"<think>{place} {sign}</think><answer></answer>"
         else:
             wrong = rng.choice([scene for scene in range(config.num_scenes) if scene != case.scene])
             target = case.truth if step == "right" else case.layout.needles[wrong][0].slots
@@ -111,10 +112,9 @@ def _enter(
             while not set(shown) & set(target):
                 start, end = aimed_at(rng, min(target), config.pool_size)
                 shown = tuple(range(start, end + 1)) if end - start < episode.config.frames_per_retrieval else ()
-            response = f"<think>{place} nothing</think><retrieve>{start},{end}</retrieve>"
-            seen = case.evidence(shown)
-            if seen is not None:
-                place = seen
+            response = f"<think>{place} {sign}</think><retrieve>{start},{end}</retrieve>"
+            if step == "right":
+                sign = str(case.layout.needles[case.scene][0].shape)
         transcript.respond(response)
         observation = episode.step(response)
     transcript.observe(observation)
@@ -126,8 +126,8 @@ def _marks(config: NeedleConfig, case: Case, episode: Episode, text: str) -> dic
     episode.step(text)
     views = [turn.observation.frames for turn in episode.turns]
     seen = next((frame for view in reversed(views) if (frame := case.evidence(view)) is not None), None)
-    place = overview_place(case, views[0]) if seen is None else seen
-    sign = "nothing" if seen is None else case.layout.pictures[seen][1]
+    place = overview_place(case, views[0])
+    sign = NOTHING if seen is None else case.layout.pictures[seen][1]
     action = episode.turns[-1].action
     marks = {
         "format ok": not isinstance(action, Invalid),

@@ -2,9 +2,9 @@
 
     layout + script -> Episode, played with scripted responses -> token ids, pictures, labels
 
-A thought names a place and what is there: `<think>54 nothing</think>` is the overview frame of the part that the
-question names, `<think>58 dot</think>` the frame in which its sign was seen. An answer is the letter of the shape that
-was seen, or any letter.
+A thought names a place and what was seen there: `<think>54 nothing</think>` is the overview frame of the part that the
+question names, before its sign was seen, `<think>54 dot</think>` after. An answer is the letter of the shape that was
+seen, or any letter.
 
 When to retrieve is not taught: wherever both actions are allowed, the label is the same soft one (`Habits.rate`),
 whatever has been seen. Looks in the right and in the wrong place, in either order, and unusable messages come from the
@@ -16,11 +16,11 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, field
 
-from data_prep.synthetic import SHAPES, Layout, NeedleConfig, make_layout, make_questions, scene_bounds
+from data_prep.synthetic import Layout, NeedleConfig, make_layout, make_questions, scene_bounds
 from recipes.learning_study.pictures import PictureBook
 from recipes.learning_study.tiny_model import NOTHING
 from recipes.learning_study.transcript import Scribe, Transcript
-from verl_videomtr.episode import Episode, EpisodeConfig, Observation
+from verl_videomtr.episode import Episode, EpisodeConfig
 from verl_videomtr.prompts import Prompts
 
 LETTERS = "ABCD"
@@ -144,11 +144,11 @@ class Teacher:
         lesson = Lesson(transcript=Transcript(self.scribe, case.layout, self.book))
         observation = episode.reset()
         assert observation is not None
-        place, shape = overview_place(case, observation.frames), None
+        place, sighting, shape = overview_place(case, observation.frames), None, None
         for turn in range(num_detours + 1):
             seen = case.evidence(observation.frames)
             if seen is not None:
-                place, shape = seen, case.layout.pictures[seen][1]
+                sighting, shape = seen, case.layout.pictures[seen][1]
             lesson.transcript.observe(observation)
             thought = f"<think>{place} {shape or NOTHING}</think>"
             last = turn == max_turns - 1
@@ -157,49 +157,15 @@ class Teacher:
                 response = f"{thought}<answer>{letter}</answer>"
                 self._label(lesson, response, free_choice=not last, letter_known=shape is not None)
             else:
-                response, labelled = self._detour(rng, case, place, shape, thought)
+                response, labelled = self._detour(rng, case, place, sighting, thought)
                 self._label(lesson, response, free_choice=True, usable=labelled is not None, range_labelled=labelled)
             observation = episode.step(response)
             if observation is None:
                 break
         return lesson
 
-    def drill(self, rng: random.Random) -> Lesson:
-        """Show one frame of every scene and name, in any order, each one's place, sign and letter.
-
-        A lesson has one look-up per turn; a drill has two dozen, and they are what takes long to learn.
-        """
-        layout = make_layout(self.config, rng)
-        frames: list[int] = []
-        for scene, needles in enumerate(layout.needles):
-            first, end = scene_bounds(self.config, scene)
-            with_sign = needles and rng.random() < 0.6
-            frames.append(rng.choice(needles[0].slots) if with_sign else rng.randrange(first, end))
-        options = rng.sample(SHAPES, len(SHAPES))
-        lines = [f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=True)]
-        parts: list[str | int] = []
-        for frame in frames:
-            parts += [f"{frame}" if not parts else f"\n{frame}", frame]
-        lesson = Lesson(transcript=Transcript(self.scribe, layout, self.book))
-        lesson.transcript.observe(Observation(parts=(*parts, "\n" + "\n".join(lines))))
-        text = ""
-        for frame in rng.sample(frames, len(frames)):
-            colour, shape = layout.pictures[frame]
-            letter = LETTERS[options.index(shape)] if shape else ""
-            text += f" {colour}{frame} {shape or NOTHING}{letter}"
-        start = lesson.transcript.respond(text)
-        colours = {self.scribe.encode(f" {colour}")[0] for colour in layout.colours}
-        ids = lesson.transcript.ids
-        letters = {self.scribe.encode(letter)[0] for letter in LETTERS}
-        for position in range(start, len(ids) - 1):
-            if ids[position] in colours:
-                continue
-            kind = "place" if ids[position - 1] in colours else "letter" if ids[position] in letters else "sign"
-            lesson.labels.append((position, ids[position], 1.0, kind))
-        return lesson
-
     def _detour(
-        self, rng: random.Random, case: Case, place: int, shape: str | None, thought: str
+        self, rng: random.Random, case: Case, place: int, sighting: int | None, thought: str
     ) -> tuple[str, bool | None]:
         """Script a response that is not an answer.
 
@@ -209,9 +175,9 @@ class Teacher:
         kind = rng.choices(("habit", "right", "wrong", "unusable"), (4, 3, 2, 1))[0]
         if kind == "unusable":
             template = rng.choice(UNUSABLE)
-            return template.format(place=place, word=f" {shape or NOTHING}", letter=rng.choice(LETTERS)), None
+            return template.format(place=place, word=f" {NOTHING}", letter=rng.choice(LETTERS)), None
         if kind == "habit":
-            start, end = self.habit_range(rng, case, place, shape)
+            start, end = self.habit_range(rng, case, sighting)
         elif kind == "right":
             start, end = aimed_at(rng, min(case.truth) + rng.randrange(len(case.truth)), self.config.pool_size)
         else:
@@ -221,13 +187,13 @@ class Teacher:
             start, end = aimed_at(rng, middle, self.config.pool_size)
         return f"{thought}<retrieve>{start},{end}</retrieve>", kind == "habit"
 
-    def habit_range(self, rng: random.Random, case: Case, place: int, shape: str | None) -> tuple[int, int]:
+    def habit_range(self, rng: random.Random, case: Case, sighting: int | None) -> tuple[int, int]:
         """Draw a range as the base model should choose it."""
         if rng.random() >= self.habits.aim:
             start = rng.randrange(self.config.pool_size)
             return start, min(self.config.pool_size - 1, start + rng.randrange(MAX_BLIND_SPAN))
-        if shape is not None:
-            return max(0, place - rng.randrange(3)), min(self.config.pool_size - 1, place + rng.randrange(3))
+        if sighting is not None:
+            return max(0, sighting - rng.randrange(3)), min(self.config.pool_size - 1, sighting + rng.randrange(3))
         first, end = scene_bounds(self.config, case.scene)
         return first + rng.randrange(TRIM), end - 1 - rng.randrange(TRIM)
 

@@ -1,6 +1,6 @@
 """Teach the tiny model to see, to read, to name places and to keep the format: the stand-in for a pre-trained MLLM.
 
-    untaught model -> eyes (vision encoder alone) -> drills (look-ups) and lessons (episodes), mixed -> checkpoint
+    untaught model -> eyes (vision encoder alone) -> lessons (scripted episodes) -> checkpoint
 
 Two base models come of it, alike but for their habits (`lessons.Habits`):
 
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import hashlib
 import json
 import random
 import sys
@@ -26,15 +27,17 @@ from pathlib import Path
 import torch
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
 
+from data_prep import synthetic
 from data_prep.synthetic import NeedleConfig, add_config_arguments, config_from_arguments
 from recipes.learning_study.fast_policy import FastPolicy, picture_features
 from recipes.learning_study.lessons import Habits, Lesson, Teacher
 from recipes.learning_study.pictures import PictureBook, make_picture_book
 from recipes.learning_study.tiny_model import NOTHING, make_model, make_processor, save_checkpoint
 from recipes.learning_study.transcript import Scribe
+from verl_videomtr.prompts import Prompts
 
-PLANS = ((3, 2, 6), (3, 1, 2), (2, 1, 2), (1, 0, 1), (None, 0, 4))
-"""(K_max, looks or unusable messages before the answer, weight) of a batch of lessons; None stands for drills."""
+PLANS = ((3, 2, 6), (3, 1, 2), (2, 1, 2), (1, 0, 1))
+"""(K_max, looks or unusable messages before the answer, weight) of a batch of lessons."""
 REPORT_EVERY = 20
 
 
@@ -43,11 +46,11 @@ class Course:
     """How long each part of the teaching lasts, and how fast it goes."""
 
     eye_steps: int = 100
-    steps: int = 400
-    batch_size: int = 32
+    steps: int = 300
+    batch_size: int = 40
     eye_lr: float = 2e-3
     lr: float = 2e-3
-    warmup_steps: int = 20
+    warmup_steps: int = 40
 
     def __post_init__(self) -> None:
         for name in ("eye_steps", "steps", "batch_size", "warmup_steps"):
@@ -135,12 +138,18 @@ def teach(
 
     def draw() -> list[Lesson]:
         max_turns, num_detours, _ = rng.choices(PLANS, [plan[2] for plan in PLANS])[0]
-        if max_turns is None:
-            return [teacher.drill(rng) for _ in range(course.batch_size)]
         return [teacher.lesson(rng, max_turns=max_turns, num_detours=num_detours) for _ in range(course.batch_size)]
 
     train_on(model, book, draw, course=course, report=report)
     return model, processor
+
+
+def sources_digest() -> str:
+    """Hash what decides the result beside the settings: this recipe, the task and the prompts."""
+    files = sorted(Path(__file__).parent.glob("*.py")) + [Path(synthetic.__file__)]
+    digest = hashlib.sha256(b"".join(path.read_bytes() for path in files))
+    digest.update(json.dumps(Prompts.load("tiny").templates, sort_keys=True).encode())
+    return digest.hexdigest()
 
 
 def _optimizer(
@@ -196,6 +205,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "habits": dataclasses.asdict(habits),
         "course": dataclasses.asdict(course),
         "seed": arguments.seed,
+        "sources": sources_digest(),
     }
     record = arguments.out / "settings.json"
     if record.is_file() and json.loads(record.read_text(encoding="utf-8")) == settings:

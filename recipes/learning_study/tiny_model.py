@@ -184,7 +184,7 @@ def make_model(tokenizer: Qwen2TokenizerFast, *, seed: int) -> Qwen2_5_VLForCond
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = Qwen2_5_VLForConditionalGeneration(config).to(torch.float32)
-        _initialise(model)
+        _initialise(model, tokenizer)
     end, pad = config.text_config.eos_token_id, config.text_config.pad_token_id
     model.generation_config = GenerationConfig(
         bos_token_id=pad, eos_token_id=[end, pad], pad_token_id=pad, do_sample=True
@@ -192,7 +192,7 @@ def make_model(tokenizer: Qwen2TokenizerFast, *, seed: int) -> Qwen2_5_VLForCond
     return model
 
 
-def _initialise(model: Qwen2_5_VLForConditionalGeneration) -> None:
+def _initialise(model: Qwen2_5_VLForConditionalGeneration, tokenizer: Qwen2TokenizerFast) -> None:
     """Draw weights that a model this small can learn from in minutes.
 
     Scales: at the library's std of 0.02 a text embedding has a hundredth of an image embedding's norm, the question's
@@ -201,7 +201,8 @@ def _initialise(model: Qwen2_5_VLForConditionalGeneration) -> None:
     Attention starts out able to compare and to copy (arXiv 2305.09828): queries and keys of a head are drawn alike, so
     equal contents find each other; output projections are near the transpose of the value projections, and the output
     layer is near the embeddings, so what is found comes through. Some heads of the first layers attend a fixed
-    number of tokens back, through their biases. Large models come by all of this in pre-training.
+    number of tokens back, through their biases. Indices are near their neighbours. Large models come by all of this in
+    pre-training.
     """
     with torch.no_grad():
         for name, weight in model.named_parameters():
@@ -213,10 +214,26 @@ def _initialise(model: Qwen2_5_VLForConditionalGeneration) -> None:
                 weight.normal_(0, 0.5)
             else:
                 weight.normal_(0, 0.8 / weight.shape[1] ** 0.5)
+        ids = tokenizer.convert_tokens_to_ids([str(index) for index in range(MAX_POOL_SIZE)])
+        model.get_input_embeddings().weight[ids] = _index_code(model.config.text_config.hidden_size)
         model.lm_head.weight.copy_(0.1 * model.get_input_embeddings().weight)
         text_config = model.config.text_config
         for layer_idx, layer in enumerate(model.model.language_model.layers):
             _initialise_attention(layer.self_attn, text_config, LOOK_BACK.get(layer_idx, ()))
+
+
+def _index_code(hidden_size: int) -> torch.Tensor:
+    """Draw the embeddings of the indices: a number line, so that what is learned of one index holds for the next.
+
+    Sines and cosines with periods 2, 4, ..., 2 * MAX_POOL_SIZE in randomly turned axes, with the norm of other
+    embeddings: (MAX_POOL_SIZE, hidden_size).
+    """
+    periods = 2.0 ** torch.arange(1, (2 * MAX_POOL_SIZE).bit_length())
+    # A quarter step keeps the sine of period 2 from being zero at every whole number.
+    phases = 2 * torch.pi * (torch.arange(MAX_POOL_SIZE)[:, None] + 0.25) / periods
+    code = torch.cat([phases.sin(), phases.cos()], 1)
+    axes = torch.linalg.qr(torch.randn(hidden_size, code.shape[1])).Q
+    return 0.5 * (hidden_size / len(periods)) ** 0.5 * code @ axes.T
 
 
 def _initialise_attention(

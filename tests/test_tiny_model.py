@@ -1,0 +1,228 @@
+"""The tiny model: it loads like a checkpoint from the hub, its text survives, and teaching sees what rollouts see."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+from data_prep.synthetic import NeedleConfig, write_video
+from recipes.learning_study.blind_bound import compute_bounds
+from recipes.learning_study.examine import SITUATIONS, examine
+from recipes.learning_study.fast_policy import FastPolicy, picture_features
+from recipes.learning_study.lessons import LETTERS, Habits, Teacher, make_case, new_episode
+from recipes.learning_study.pictures import make_picture_book
+from recipes.learning_study.teach import BASES, Course, main, teach
+from recipes.learning_study.tiny_model import make_model, make_processor, save_checkpoint
+from recipes.learning_study.transcript import Scribe, Transcript
+from verl_videomtr.episode import EpisodeConfig
+from verl_videomtr.video.pool import PoolConfig, open_pool
+
+CONFIG = NeedleConfig()
+
+
+@pytest.fixture(scope="module")
+def processor():
+    return make_processor()
+
+
+@pytest.fixture(scope="module")
+def book(processor):
+    return make_picture_book(CONFIG, processor.image_processor, seed=0, num_variants=1)
+
+
+@pytest.fixture(scope="module")
+def model(processor):
+    return make_model(processor.tokenizer, seed=0).eval()
+
+
+def messages_of(episode, responses):
+    """Play responses; return the chat that the agent loop would show, and the frames in order."""
+    observation, messages, frames = episode.reset(), [], []
+    for response in [*responses, None]:
+        content = [
+            {"type": "image"} if isinstance(part, int) else {"type": "text", "text": part} for part in observation.parts
+        ]
+        messages.append({"role": "user", "content": content})
+        frames += observation.frames
+        if response is not None:
+            messages.append({"role": "assistant", "content": response})
+            observation = episode.step(response)
+    return messages, frames
+
+
+RESPONSES = ("<think>27 nothing</think><retrieve>24,31</retrieve>", "<think>27 nothing</think><answer></answer>")
+
+
+def transcript_of(case, responses, scribe, book):
+    episode = new_episode(case, CONFIG, 3)
+    transcript = Transcript(scribe, case.layout, book)
+    observation = episode.reset()
+    for response in responses:
+        transcript.observe(observation)
+        transcript.respond(response)
+        observation = episode.step(response)
+    transcript.observe(observation)
+    return transcript
+
+
+def test_checkpoint_loads_offline_with_every_tensor(tmp_path, monkeypatch, model, processor):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    save_checkpoint(tmp_path / "base", model, processor, {"note": 1})
+    loaded, info = AutoModelForImageTextToText.from_pretrained(tmp_path / "base", output_loading_info=True)
+    assert not info["missing_keys"]
+    assert not info["unexpected_keys"]
+    assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), model.parameters(), strict=True))
+    again = AutoProcessor.from_pretrained(tmp_path / "base")
+    assert "Qwen2VLImageProcessor" in type(again.image_processor).__name__
+    assert again.tokenizer.get_vocab() == processor.tokenizer.get_vocab()
+    assert loaded.config.text_config.vocab_size == len(again.tokenizer)
+    assert again.chat_template == processor.chat_template
+    assert 5e5 < sum(weight.numel() for weight in loaded.parameters()) < 2e6
+
+
+def test_responses_survive_decoding_and_take_one_token_per_tag_word_and_index(processor):
+    tokenizer = processor.tokenizer
+    response = "<think>109 cross</think><retrieve>96,127</retrieve>"
+    ids = tokenizer(response + "<|im_end|>")["input_ids"]
+    assert len(ids) == 10
+    assert tokenizer.decode(ids, skip_special_tokens=True) == response
+    text = "Which shape in the pink part?\nA. dot\nB. 128 é\nAnswer now."
+    assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
+
+
+def test_chat_template_extends_its_own_rendering(processor):
+    messages, _ = messages_of(new_episode(make_case(CONFIG, random.Random(0)), CONFIG, 3), RESPONSES)
+
+    def render(count, prompt):
+        return processor.apply_chat_template(messages[:count], add_generation_prompt=prompt, tokenize=False)
+
+    for count in range(1, len(messages)):
+        assert render(count + 1, False).startswith(render(count, count % 2 == 1))
+
+
+def test_transcript_is_the_tokenised_chat(processor, book):
+    case = make_case(CONFIG, random.Random(1))
+    transcript = transcript_of(case, RESPONSES, Scribe(processor.tokenizer), book)
+    messages, frames = messages_of(new_episode(case, CONFIG, 3), RESPONSES)
+    text = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    assert transcript.ids == processor.tokenizer(text)["input_ids"]
+    shown = [book.keys[picture] for picture in transcript.pictures if picture >= 0]
+    assert shown == [case.layout.pictures[frame] for frame in frames]
+
+
+def test_fast_policy_equals_the_models_own_pass_over_pixels_of_a_real_file(tmp_path, processor, book, model):
+    """Guards positions, image order and features: teaching must see what vLLM and the actor will see."""
+    case = make_case(CONFIG, random.Random(2))
+    path = tmp_path / "video.mp4"
+    write_video(path, case.layout, rate=1)
+    pool = open_pool(path, PoolConfig(num_frames=128, size=(28, 28)))
+    messages, frames = messages_of(new_episode(case, CONFIG, 3), RESPONSES)
+    text = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    images = [Image.fromarray(frame) for frame in pool.read(frames)]
+    inputs = processor(text=[text], images=images, return_tensors="pt")
+    # The book's own pixels in place of the file's, so that only the paths are compared, not the codec's variants.
+    transcript = transcript_of(case, RESPONSES, Scribe(processor.tokenizer), book)
+    order = [picture for picture in transcript.pictures if picture >= 0]
+    pixels = book.pixel_values[order, 0].flatten(0, 1)
+    assert (pixels - inputs["pixel_values"]).abs().mean() < 0.1
+    with torch.no_grad():
+        logits = model(**{**inputs, "pixel_values": pixels}).logits[0].log_softmax(-1)
+        policy = FastPolicy(model, picture_features(model, book))
+        positions = torch.arange(1, len(transcript.ids))
+        fast = policy.label_log_probs([transcript], torch.zeros_like(positions), positions)
+    np.testing.assert_allclose(fast.numpy(), logits[:-1].numpy(), atol=2e-4)
+
+
+def test_lessons_label_what_is_seen_and_never_when_to_retrieve(processor, book):
+    scribe = Scribe(processor.tokenizer)
+    teacher = Teacher(CONFIG, Habits(rate=0.2, aim=0.5), scribe, book)
+    (answer,), (retrieve,) = scribe.encode("<answer>"), scribe.encode("<retrieve>")
+    letters = {scribe.encode(letter)[0] for letter in LETTERS}
+    decisions = 0
+    for seed in range(60):
+        lesson = teacher.lesson(random.Random(seed), max_turns=3, num_detours=2)
+        ids, by_position = lesson.transcript.ids, {}
+        for position, token, weight, kind in lesson.labels:
+            assert kind in ("place", "sign", "letter", "range", "manner")
+            by_position.setdefault(position, {})[token] = weight
+        for position, label in by_position.items():
+            if set(label) == {answer, retrieve}:
+                assert label == {answer: pytest.approx(0.8), retrieve: pytest.approx(0.2)}
+                decisions += 1
+            elif len(label) > 1:
+                assert set(label) == letters
+            else:
+                assert label.keys() == {ids[position]}
+        # The last turn's decision is not free: only an answer is allowed there.
+        last_action = max(position for position, token in enumerate(ids) if token in (answer, retrieve))
+        assert by_position[last_action] == {answer: 1.0}
+    assert decisions > 60
+
+
+def test_teaching_is_decided_by_its_seed_and_keeps_what_it_made(tmp_path, capsys):
+    arguments = ["--base", "demo", "--eye-steps", "1", "--steps", "2", "--batch-size", "2", "--threads", "1"]
+    assert main([*arguments, "--out", str(tmp_path / "base")]) == 0
+    assert main([*arguments, "--out", str(tmp_path / "again")]) == 0
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("base", "again")]
+    assert weights[0] == weights[1]
+    capsys.readouterr()
+    assert main([*arguments, "--out", str(tmp_path / "base")]) == 0
+    assert "kept" in capsys.readouterr().out
+    assert main([*arguments, "--seed", "1", "--out", str(tmp_path / "base")]) == 0
+    assert "made" in capsys.readouterr().out
+    assert (tmp_path / "base" / "model.safetensors").read_bytes() != weights[0]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["again", "base"]
+
+
+def test_examination_covers_every_situation(model, processor):
+    table = examine(model, processor, CONFIG, num_cases=2)
+    assert set(table) == {situation.name for situation in SITUATIONS}
+    assert all(0 <= share <= 1 for shares in table.values() for share in shares.values())
+
+
+def test_bounds_leave_room_only_for_policies_that_look_where_the_question_points():
+    bounds = compute_bounds(CONFIG, EpisodeConfig(pool_size=128, frame_budget=16, max_turns=3))
+    assert bounds.overview == 0.25
+    assert bounds.blind < 0.4
+    assert bounds.uniform < 0.45
+    assert bounds.one_aimed > 0.65
+    assert bounds.all_aimed == pytest.approx(1.0)
+
+
+def test_bounds_by_hand():
+    # A pool of 4 in one scene, overview {0, 3}, needles of one frame at 1 or 2. One look returns at most 2 frames
+    # (K_max 2, B 4): 1-2 shows every needle. All 4 frames at once show it too.
+    config = NeedleConfig(
+        pool_size=4, overview_frames=2, num_scenes=1, needle_frames=1, num_distractors=0, questions_per_video=1
+    )
+    bounds = compute_bounds(config, EpisodeConfig(pool_size=4, frame_budget=4, max_turns=2))
+    assert (bounds.blind, bounds.blind_ranges) == (1.0, ((1, 2),))
+    assert bounds.uniform == 1.0
+    # Over the whole scene the look is {0, 3}: it never hits.
+    assert (bounds.whole_scene, bounds.coarse_iou) == (0.25, 0.0)
+
+
+def test_a_habit_that_is_no_probability_is_refused():
+    with pytest.raises(ValueError, match="expected a probability"):
+        Habits(rate=1.5)
+
+
+@pytest.mark.slow
+def test_the_taught_model_reads_the_needle_asked_for_and_answers_at_once():
+    torch.set_num_threads(2)
+    habits, course = BASES["study"]
+    model, processor = teach(CONFIG, habits, course, seed=0, report=lambda line: None)
+    table = examine(model, processor, CONFIG, num_cases=256)
+    assert table["overview"]["format ok"] > 0.95
+    assert table["overview"]["retrieves"] < 0.06
+    assert table["overview"]["place ok"] > 0.9
+    for order in ("right then wrong, last turn", "wrong then right, last turn"):
+        assert table[order]["acc seen"] > 0.9
+
+
+def test_course_of_no_steps_is_refused():
+    with pytest.raises(ValueError, match="expected at least 1"):
+        Course(steps=0)
