@@ -26,6 +26,8 @@ from verl_videomtr.video.errors import DamagedVideoError, VideoError
 
 TICK_SECONDS = 0.25
 ORPHAN_CHECK_SECONDS = 5.0
+NICENESS = 5
+"""Decoding gives way to the process that serves frames that are there already."""
 _LENGTH = struct.Struct("!I")
 
 
@@ -105,6 +107,7 @@ def _answer(sock: socket.socket, operation: str, arguments: tuple[Any, ...]) -> 
 
 
 if __name__ == "__main__":
+    os.nice(NICENESS)
     for module in sys.argv[3:]:
         with contextlib.suppress(ImportError, OSError, RuntimeError):  # The decoder says what is missing.
             importlib.import_module(module)
