@@ -1,7 +1,7 @@
 """The benchmarks' own videos: one minute is encoded, longer ones repeat it by stream copy; every frame is numbered.
 
 The pictures are drifting textures in shots of 2 to 8 seconds with faint noise, at 1280x720 and 30 frames a second, and
-the number of the frame within its minute is burnt in twice, so that a wrong frame is seen and not assumed. H.264 has two
+the number of the frame within its minute is burnt in twice, so that a wrong frame is seen. H.264 has always two
 B-frames between P-frames, as film mostly gets: left to choose, x264 uses hardly any on such pictures.
 """
 
