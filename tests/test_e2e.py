@@ -46,7 +46,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data")
     subprocess.run(
         [sys.executable, "-m", "data_prep.synthetic", "--out", str(folder / "needles"), "--seed", "1"]
-        + ["--num-train", str(2 * BATCH), "--num-val", "4", "--num-test", "4"],
+        + ["--num-train", str(2 * BATCH), "--num-val", "4", "--num-test", "4", "--pool-size", "64"]
+        + ["--num-scenes", "4", "--num-distractors", "3"],
         cwd=ROOT,
         check=True,
     )
