@@ -53,7 +53,10 @@ def messages_of(episode, responses):
     return messages, frames
 
 
-RESPONSES = ("<think>27 nothing</think><retrieve>24,31</retrieve>", "<think>27 nothing</think><answer></answer>")
+RESPONSES = (
+    "<think> red36 nothing</think><retrieve>24,31</retrieve>",
+    "<think> red36 nothing</think><answer></answer>",
+)
 
 
 def transcript_of(case, responses, scribe, book):
@@ -85,9 +88,9 @@ def test_checkpoint_loads_offline_with_every_tensor(tmp_path, monkeypatch, model
 
 def test_responses_survive_decoding_and_take_one_token_per_tag_word_and_index(processor):
     tokenizer = processor.tokenizer
-    response = "<think>109 cross</think><retrieve>96,127</retrieve>"
+    response = "<think> pink109 cross</think><retrieve>96,127</retrieve>"
     ids = tokenizer(response + "<|im_end|>")["input_ids"]
-    assert len(ids) == 10
+    assert len(ids) == 11
     assert tokenizer.decode(ids, skip_special_tokens=True) == response
     text = "Which shape in the pink part?\nA. dot\nB. 128 é\nAnswer now."
     assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
@@ -146,7 +149,7 @@ def test_lessons_label_what_is_seen_and_never_when_to_retrieve(processor, book):
         lesson = teacher.lesson(random.Random(seed), max_turns=3, num_detours=2)
         ids, by_position = lesson.transcript.ids, {}
         for position, token, weight, kind in lesson.labels:
-            assert kind in ("place", "sign", "letter", "range", "manner")
+            assert kind in ("colour", "place", "sign", "letter", "range", "manner")
             by_position.setdefault(position, {})[token] = weight
         for position, label in by_position.items():
             if set(label) == {answer, retrieve}:

@@ -22,7 +22,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from data_prep.synthetic import NeedleConfig, add_config_arguments, config_from_arguments, scene_bounds
 from recipes.learning_study.fast_policy import FastPolicy, picture_features
-from recipes.learning_study.lessons import Case, aimed_at, make_case, new_episode, overview_place
+from recipes.learning_study.lessons import Case, aimed_at, make_case, new_episode, overview_place, think
 from recipes.learning_study.pictures import PictureBook, make_picture_book
 from recipes.learning_study.tiny_model import NOTHING
 from recipes.learning_study.transcript import Scribe, Transcript
@@ -100,11 +100,11 @@ def _enter(
     episode = new_episode(case, config, situation.max_turns)
     transcript = Transcript(scribe, case.layout, book)
     observation = episode.reset()
-    place, sign = overview_place(case, observation.frames), NOTHING
+    place, shape = overview_place(case, observation.frames), None
     for step in situation.script:
         transcript.observe(observation)
         if step == "unusable":
-            response = f"<think>{place} {sign}</think><answer></answer>"
+            response = f"{think(case.colour, place, shape)}<answer></answer>"
         else:
             wrong = rng.choice([scene for scene in range(config.num_scenes) if scene != case.scene])
             target = case.truth if step == "right" else case.layout.needles[wrong][0].slots
@@ -112,9 +112,9 @@ def _enter(
             while not set(shown) & set(target):
                 start, end = aimed_at(rng, min(target), config.pool_size)
                 shown = tuple(range(start, end + 1)) if end - start < episode.config.frames_per_retrieval else ()
-            response = f"<think>{place} {sign}</think><retrieve>{start},{end}</retrieve>"
+            response = f"{think(case.colour, place, shape)}<retrieve>{start},{end}</retrieve>"
             if step == "right":
-                sign = str(case.layout.needles[case.scene][0].shape)
+                shape = case.layout.needles[case.scene][0].shape
         transcript.respond(response)
         observation = episode.step(response)
     transcript.observe(observation)
@@ -131,7 +131,7 @@ def _marks(config: NeedleConfig, case: Case, episode: Episode, text: str) -> dic
     action = episode.turns[-1].action
     marks = {
         "format ok": not isinstance(action, Invalid),
-        "place ok": text.startswith(f"<think>{place} "),
+        "place ok": text.startswith(f"<think> {case.colour}{place} "),
         "sign ok": f" {sign}</think>" in text,
     }
     if not isinstance(action, Invalid):

@@ -14,8 +14,8 @@ from transformers import Qwen2_5_VLForConditionalGeneration
 from recipes.learning_study.pictures import PictureBook
 from recipes.learning_study.transcript import NO_PICTURE, Transcript
 
-DECISION_OFFSET = 4
-"""Tokens of a response before its action: <think>, place, word, </think>."""
+DECISION_OFFSET = 5
+"""Tokens of a response before its action: <think>, colour, place, sign, </think>."""
 
 
 def picture_features(model: Qwen2_5_VLForConditionalGeneration, book: PictureBook) -> torch.Tensor:
@@ -79,7 +79,7 @@ class FastPolicy:
         """Sample a response to each transcript at temperature 1, as the rollouts do.
 
         Args:
-            forced: a token that takes the place of the decision, behind the fourth token of each response; None leaves
+            forced: a token that takes the place of the decision, behind the thought of each response; None leaves
                 the decision to the policy.
         Returns:
             The tokens, the end of the message included where it came.

@@ -2,9 +2,10 @@
 
     layout + script -> Episode, played with scripted responses -> token ids, pictures, labels
 
-A thought names a place and what was seen there: `<think>54 nothing</think>` is the overview frame of the part that the
-question names, before its sign was seen, `<think>54 dot</think>` after. An answer is the letter of the shape that was
-seen, or any letter.
+A thought repeats the colour asked about, names its place and what was seen there: `<think> red54 nothing</think>` has
+the overview frame of the red part, before its sign was seen, `<think> red54 dot</think>` after. Each look-up follows
+from the last, which is what lets a model of four layers learn them in minutes. An answer is the letter of the shape
+that was seen, or any letter.
 
 When to retrieve is not taught: wherever both actions are allowed, the label is the same soft one (`Habits.rate`),
 whatever has been seen. Looks in the right and in the wrong place, in either order, and unusable messages come from the
@@ -27,16 +28,20 @@ LETTERS = "ABCD"
 FRAME_BUDGET = 16
 """B of the study: an overview of 8, then 4 per look at K_max = 3, 8 at K_max = 2."""
 
+THOUGHT_KINDS = {1: "colour", 2: "place", 3: "sign"}
+"""What a thought's tokens say, by their offset in the response."""
+RANGE_OFFSETS = (6, 8)
+"""Offsets of a range's two indices in a response that retrieves."""
 TRIM = 5
 """An aimed range may begin or end this many frames inside the scene."""
 MAX_BLIND_SPAN = 32
-CUT_SHORT = ("<think>", "<think>{place}{word}</think>", "<think>{place}{word}</think><retrieve>{place}")
+CUT_SHORT = ("<think>", "{thought}", "{thought}<retrieve>{place}")
 UNUSABLE = (
-    "<think>{place}{word}</think><retrieve>{place},</retrieve>",
-    "<think>{place}{word}</think><retrieve>127,{place}</retrieve>",
-    "<think>{place}{word}</think><answer></answer>",
+    "{thought}<retrieve>{place},</retrieve>",
+    "{thought}<retrieve>128,{place}</retrieve>",
+    "{thought}<answer></answer>",
     "<answer>{letter}</answer>",
-    "<think>{place}{word}</think><answer>{letter}</answer><answer>{letter}</answer>",
+    "{thought}<answer>{letter}</answer><answer>{letter}</answer>",
     *CUT_SHORT,
 )
 """Responses that an episode answers with an error; the last ones as if cut at the length limit."""
@@ -85,7 +90,7 @@ class Lesson:
     transcript: Transcript
     labels: list[tuple[int, int, float, str]] = field(default_factory=list)
     """(position of the labelled token, label id, weight, kind); several rows of one position are a soft label.
-    The kinds are `place`, `sign`, `letter`, `range` (all of which take looking) and `manner`."""
+    The kinds are `colour`, `place`, `sign`, `letter`, `range` (which take looking or reading) and `manner`."""
 
 
 def make_case(config: NeedleConfig, rng: random.Random) -> Case:
@@ -150,7 +155,7 @@ class Teacher:
             if seen is not None:
                 sighting, shape = seen, case.layout.pictures[seen][1]
             lesson.transcript.observe(observation)
-            thought = f"<think>{place} {shape or NOTHING}</think>"
+            thought = think(case.colour, place, shape)
             last = turn == max_turns - 1
             if turn == num_detours:
                 letter = case.letters[shape] if shape else rng.choice(LETTERS)
@@ -175,7 +180,7 @@ class Teacher:
         kind = rng.choices(("habit", "right", "wrong", "unusable"), (4, 3, 2, 1))[0]
         if kind == "unusable":
             template = rng.choice(UNUSABLE)
-            return template.format(place=place, word=f" {NOTHING}", letter=rng.choice(LETTERS)), None
+            return template.format(thought=thought, place=place, letter=rng.choice(LETTERS)), None
         if kind == "habit":
             start, end = self.habit_range(rng, case, sighting)
         elif kind == "right":
@@ -226,13 +231,18 @@ class Teacher:
                     lesson.labels.append((position, token, 2.0, "letter"))
                 else:
                     lesson.labels += [(position, encode(letter)[0], 0.25, "manner") for letter in LETTERS]
-            elif retrieve in ids and offset in (5, 7):
+            elif retrieve in ids and offset in RANGE_OFFSETS:
                 if range_labelled:
                     lesson.labels.append((position, token, 1.0, "range"))
-            elif offset in (1, 2):
-                lesson.labels.append((position, token, 2.0, "place" if offset == 1 else "sign"))
+            elif offset in THOUGHT_KINDS:
+                lesson.labels.append((position, token, 2.0, THOUGHT_KINDS[offset]))
             else:
                 lesson.labels.append((position, token, 1.0, "manner"))
+
+
+def think(colour: str, place: int, shape: str | None) -> str:
+    """Write a thought."""
+    return f"<think> {colour}{place} {shape or NOTHING}</think>"
 
 
 def overview_place(case: Case, frames: tuple[int, ...]) -> int:

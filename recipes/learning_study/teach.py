@@ -39,6 +39,8 @@ from verl_videomtr.prompts import Prompts
 PLANS = ((3, 2, 6), (3, 1, 2), (2, 1, 2), (1, 0, 1))
 """(K_max, looks or unusable messages before the answer, weight) of a batch of lessons."""
 REPORT_EVERY = 20
+DECAY_SHARE = 0.4
+"""The learning rate falls to nothing over this last share of the steps: look-ups are found suddenly, at a high rate."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -46,10 +48,10 @@ class Course:
     """How long each part of the teaching lasts, and how fast it goes."""
 
     eye_steps: int = 100
-    steps: int = 300
+    steps: int = 400
     batch_size: int = 40
     eye_lr: float = 2e-3
-    lr: float = 2e-3
+    lr: float = 3e-3
     warmup_steps: int = 40
 
     def __post_init__(self) -> None:
@@ -158,7 +160,7 @@ def _optimizer(
     optimizer = torch.optim.AdamW(module.parameters(), lr=lr, weight_decay=0.0, betas=(0.9, 0.95))
 
     def scale(step: int) -> float:
-        return min(1.0, (step + 1) / warmup_steps) * max(0.05, 1 - step / num_steps)
+        return min(1.0, (step + 1) / warmup_steps, max(0.03, (1 - step / num_steps) / DECAY_SHARE))
 
     return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, scale)
 
