@@ -26,6 +26,7 @@ CACHE = Path(".cache/demo")
 OUTPUTS = Path("outputs/demo")
 SHARED_MEMORY = Path("/dev/shm")
 SEED = 0
+TEACH_STEPS = 260
 DATA_ROWS = {"train": 512, "val": 96, "test": 96}
 TASK = (
     "--pool-size", "64", "--num-scenes", "4", "--num-distractors", "3", "--needle-frames", "2",
@@ -73,7 +74,7 @@ def data_command(target: Path) -> list[str]:
 def teach_command(target: Path) -> list[str]:
     """Teach the base model; what the same settings made before is kept."""
     command = [sys.executable, "-m", "recipes.learning_study.teach", "--base", "demo", "--out", str(target)]
-    return [*command, "--seed", str(SEED), "--threads", str(os.cpu_count() or 1), *TASK]
+    return [*command, "--seed", str(SEED), "--steps", str(TEACH_STEPS), "--threads", str(os.cpu_count() or 1), *TASK]
 
 
 def new_run_folder() -> Path:

@@ -50,7 +50,7 @@ class CacheConfig:
     dir: str | None = None
     """Directory; None decodes frames each time they are asked for."""
     form: str = "raw"
-    """`raw` (exact, about 32 MiB a video at 224 x 392) or `jpeg` (a tenth of it, recorded as such)."""
+    """`raw` (exact, about 32 MiB a video at 224 x 392) or `jpeg` (a seventh to a fifth of it, recorded as such)."""
     max_gib: float | None = None
     """Bound on the directory's size; least recently used videos go first. None is no bound."""
 
