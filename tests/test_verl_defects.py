@@ -1,4 +1,4 @@
-"""The faults of verl and TransferQueue that the plugin mends: each is shown on the stock code, then gone."""
+"""The faults of verl and TransferQueue that the plugin mends."""
 
 from __future__ import annotations
 
@@ -9,6 +9,11 @@ from transformers import AutoModelForImageTextToText
 from recipes.learning_study import tiny_model
 
 
+def make_position_ids(length, offset=0):
+    """(4, length) as verl makes them: the text row counts, three rope rows follow."""
+    return torch.cat([torch.arange(length)[None], torch.arange(3 * length).view(3, length) + offset])
+
+
 def test_rows_of_one_length_keep_their_last_dimension_ragged():
     import verl  # noqa: F401
     from transfer_queue.storage.managers.simple_storage_manager import AsyncSimpleStorageManager
@@ -16,7 +21,7 @@ def test_rows_of_one_length_keep_their_last_dimension_ragged():
 
     from verl_videomtr.verl_plugin import tensor_defects
 
-    rows = [torch.arange(12).view(4, 3) + i for i in range(5)]
+    rows = [make_position_ids(3, offset=i) for i in range(5)]
     stock = tensor_defects._pack_stock(rows)
     assert stock.values().shape == (20, 3)  # as if each of the 4 rope rows were a token
     packed = AsyncSimpleStorageManager._pack_field_values(rows)
@@ -26,13 +31,21 @@ def test_rows_of_one_length_keep_their_last_dimension_ragged():
     assert all(torch.equal(a, rows[i]) for a, i in zip(chosen.unbind(), [3, 1], strict=True))
 
 
+def test_other_fields_are_packed_as_ever():
+    import verl  # noqa: F401
+    from transfer_queue.storage.managers.simple_storage_manager import AsyncSimpleStorageManager
+
+    rows = [torch.ones(5, 3, dtype=torch.int64), torch.zeros(5, 3, dtype=torch.int64)]
+    assert AsyncSimpleStorageManager._pack_field_values(rows)._ragged_idx == 1
+
+
 @pytest.mark.parametrize("lengths", [[3, 3], [3, 5], [4]])
 def test_packed_rows_survive_the_way_between_processes(lengths):
     import verl  # noqa: F401
     from transfer_queue.storage.managers.simple_storage_manager import AsyncSimpleStorageManager
     from transfer_queue.utils.serial_utils import MsgpackDecoder, MsgpackEncoder
 
-    rows = [torch.arange(4 * length).view(4, length) for length in lengths]
+    rows = [make_position_ids(length) for length in lengths]
     packed = AsyncSimpleStorageManager._pack_field_values(rows)
     arrived = MsgpackDecoder().decode(MsgpackEncoder().encode(packed))
     assert arrived.values().shape == (4, sum(lengths))

@@ -235,8 +235,13 @@ class Episode:
             self.initial_iou = iou(frames, self.truth)
         return self._observe("overview", frames)
 
-    def step(self, response: str) -> Observation | None:
-        """Play one response; return what the policy sees next, or None when the episode has ended."""
+    def step(self, response: str, *, out_of_room: bool = False) -> Observation | None:
+        """Play one response; return what the policy sees next, or None when the episode has ended.
+
+        Args:
+            out_of_room: the response was cut because the context or response length ran out. Then the episode ends
+                with it, truncated, unless it holds a valid answer all the same.
+        """
         if self._pending is None or self.done:
             raise RuntimeError("Episode.step needs an open episode; call reset first, and stop when it returns None")
         turn_idx = len(self.turns)
@@ -268,6 +273,8 @@ class Episode:
         )
         if isinstance(action, Answer):
             self.stop_reason = StopReason.ANSWERED
+        elif out_of_room:
+            self.stop_reason = StopReason.LENGTH_LIMIT
         elif is_last:
             self.stop_reason = StopReason.TURN_LIMIT
         if self.done:

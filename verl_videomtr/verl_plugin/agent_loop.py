@@ -9,11 +9,12 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from typing import Any
+from typing import Any, ClassVar
 from uuid import uuid4
 
 import torch
 import transfer_queue as tq
+from omegaconf import DictConfig
 from PIL import Image
 from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopMetrics, AgentLoopOutput
 from verl.trainer.ppo.reward import get_custom_reward_fn
@@ -25,15 +26,16 @@ from verl_videomtr.rewards import compute_score
 from verl_videomtr.sample import AGENT_NAME, Sample, question_text, resolve_video
 from verl_videomtr.scoring import score_episode
 from verl_videomtr.trajectory import Trajectory
-from verl_videomtr.verl_plugin.settings import Settings, load_settings
+from verl_videomtr.verl_plugin.checks import check_config
+from verl_videomtr.verl_plugin.settings import load_settings
 from verl_videomtr.video.errors import VideoError
 from verl_videomtr.video.service import FrameService
 
 logger = logging.getLogger(__name__)
 logger.setLevel(logging.INFO)
 
-UNREADABLE_PARTITION = "videomtr_unreadable"
-"""TransferQueue partition through which workers tell the trainer about videos that could not be read."""
+LOST_PARTITION = "videomtr_lost"
+"""TransferQueue partition through which workers tell the trainer of trajectories that they could not make."""
 
 TRAJECTORY_FIELD = "videomtr"
 """Key of `extra_fields` under which a row carries its trajectory's record."""
@@ -46,14 +48,9 @@ class VideoMTROutput(AgentLoopOutput):
         output = super().as_dict()
         record = self.extra_fields[TRAJECTORY_FIELD]
         rewards = torch.zeros(output["response_mask"].shape, dtype=torch.float32)
-        for (start, end), reward in zip(record["turn_spans"], record["turn_rewards"], strict=True):
-            if end > start:
-                rewards[end - 1] += reward
-            elif reward:
-                raise ValueError(
-                    f"turn without a token earned {reward}; expected 0; sample {record['sample_id']!r}; "
-                    "a reward function must not reward an empty response"
-                )
+        for (_, end), reward in zip(record["turn_spans"], record["turn_rewards"], strict=True):
+            # A response without tokens ends where the one before it does; its reward, if any, goes there.
+            rewards[max(end - 1, 0)] += reward
         output["rm_scores"] = rewards
         return output
 
@@ -61,20 +58,19 @@ class VideoMTROutput(AgentLoopOutput):
 class VideoMTRAgentLoop(AgentLoopBase):
     """verl's agent loop for one sample; a new instance plays each episode."""
 
-    _service: FrameService | None = None
-    _service_key: Any = None
-    _service_lock = threading.Lock()
+    _shared: ClassVar[_WorkerState | None] = None
+    _shared_lock: ClassVar[threading.Lock] = threading.Lock()
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.settings = load_settings(self.config)
         if self.processor is None:
             raise ValueError(
                 f"actor_rollout_ref.model.path={self.config.actor_rollout_ref.model.path!r} has no multimodal "
                 "processor that verl accepts; expected a vision-language checkpoint with its processor files beside it"
             )
+        self.worker = self._worker_state(self.config)
+        self.settings = self.worker.settings
         self.prompts = Prompts.load(self.settings.prompts)
-        self.reward_fn: Any = get_custom_reward_fn(self.config) or compute_score
         self.image_token_id = get_processor_token_id(self.processor, "image")
 
     async def run(  # type: ignore[override]  # verl's worker takes a list too
@@ -86,27 +82,39 @@ class VideoMTRAgentLoop(AgentLoopBase):
             sampling_params: verl's sampling parameters; the length limit is set per turn.
             kwargs: the row's columns, and verl's uid, session_id and global_steps.
         Returns:
-            The trajectory, or an empty list when the video cannot be read (counted, and logged with the sample's id).
+            The trajectory, or nothing where the video cannot be read.
+        Raises:
+            Exception: whatever failed; it is logged with the sample's id and reported to the trainer, as unreadable
+                videos are, which counts both and stops the run where there are too many.
         """
         # verl has taken the agent's name from the row, and renamed the prompt.
         sample = Sample.from_row({**kwargs, "prompt": kwargs["raw_prompt"], "agent_name": AGENT_NAME})
-        path = resolve_video(sample.video, self.settings.video.root)
         try:
-            play = await self._play(sample, str(path), sampling_params)
-        except VideoError as error:
-            logger.error("sample %r of %r is left out: %s", sample.sample_id, sample.data_source, error)
+            path = resolve_video(sample.video, self.settings.video.root)
+            return await self._finish(sample, await self._play(sample, str(path), sampling_params))
+        except Exception as error:
+            unreadable = isinstance(error, VideoError)
+            logger.error(
+                "sample %r of %r is left out: %s", sample.sample_id, sample.data_source, error, exc_info=not unreadable
+            )
             await tq.async_kv_put(
                 key=f"{kwargs['uid']}_{kwargs['session_id']}",
-                partition_id=UNREADABLE_PARTITION,
-                tag={"sample_id": sample.sample_id, "split": sample.split, "video": sample.video, "error": str(error)},
+                partition_id=LOST_PARTITION,
+                tag={
+                    "kind": "unreadable" if unreadable else "failed",
+                    "sample_id": sample.sample_id,
+                    "split": sample.split,
+                    "error": f"{type(error).__name__}: {error}",
+                },
             )
-            return []
-        return await self._finish(sample, play)
+            if unreadable and self.worker.may_return_nothing:
+                return []
+            raise
 
     async def _play(self, sample: Sample, path: str, sampling_params: dict[str, Any]) -> _Play:
         """Open the video and play the episode to its end."""
         started = time.monotonic()
-        pool = await self.frame_service(self.settings).pool(path)
+        pool = await self.worker.frames.pool(path)
         episode = Episode(
             config=self.settings.episode,
             prompts=self.prompts,
@@ -121,25 +129,25 @@ class VideoMTRAgentLoop(AgentLoopBase):
         return play
 
     @classmethod
-    def frame_service(cls, settings: Settings) -> FrameService:
-        """The frame service of this worker process: one for all its episodes."""
-        with cls._service_lock:
-            if cls._service is None or cls._service_key != settings.video:
-                cls._service = FrameService(
-                    config=settings.video.pool,
-                    cache=settings.video.cache.open(),
-                    workers=settings.video.workers,
-                    max_open_pools=settings.video.open_pools,
-                )
-                cls._service_key = settings.video
-            return cls._service
+    def _worker_state(cls, config: DictConfig) -> _WorkerState:
+        """What all episodes of this worker process share; made by the first, checked once."""
+        with cls._shared_lock:
+            if cls._shared is None:
+                cls._shared = _WorkerState(config)
+            return cls._shared
 
     async def _finish(self, sample: Sample, play: _Play) -> VideoMTROutput:
         """Score the episode and put everything where verl and the trainer mode look for it."""
+        if not play.mask:
+            raise ValueError(
+                f"the overview takes {len(play.ids)} tokens and leaves no room for a response in "
+                f"actor_rollout_ref.rollout.max_model_len={self.rollout_config.max_model_len}; raise it, or lower "
+                "videomtr.episode.frame_budget or videomtr.video.pool.max_pixels"
+            )
         self._check_images(sample, play)
         record = play.episode.record()
         started = time.monotonic()
-        score = await score_episode(self.reward_fn, sample, record)
+        score = await score_episode(self.worker.reward_fn, sample, record)
         trajectory = Trajectory(
             sample_id=sample.sample_id,
             data_source=sample.data_source,
@@ -192,6 +200,24 @@ class VideoMTRAgentLoop(AgentLoopBase):
             )
 
 
+class _WorkerState:
+    """What the episodes of one worker process share: settings, frames, and the user's reward function, loaded once."""
+
+    def __init__(self, config: DictConfig) -> None:
+        self.settings = load_settings(config)
+        check_config(config, self.settings)
+        video = self.settings.video
+        self.frames = FrameService(
+            config=video.pool, cache=video.cache.open(), workers=video.workers, max_open_pools=video.open_pools
+        )
+        self.reward_fn: Any = get_custom_reward_fn(config) or compute_score
+        filter_groups = config.algorithm.get("filter_groups")
+        self.may_return_nothing = config.trainer.v1.trainer_mode == "sync" and not (
+            filter_groups and filter_groups.get("enable")
+        )
+        """verl's synchronous trainer pads what is missing; elsewhere a group without rows must be a failed one."""
+
+
 class _Play:
     """The token side of one running episode.
 
@@ -217,6 +243,8 @@ class _Play:
         self.server_fields: dict[str, Any] = {}
         self.num_preempted = -1
         self.seconds = {"frames": 0.0, "generate": 0.0}
+        self._was_cut = False
+        self._is_out_of_room = False
 
     @property
     def prompt_ids(self) -> list[int]:
@@ -248,7 +276,8 @@ class _Play:
             if self.room < 1:
                 self.episode.truncate()
                 return
-            observation = self.episode.step(await self._respond())
+            response = await self._respond()
+            observation = self.episode.step(response, out_of_room=self._is_out_of_room)
             if observation is None:
                 return
             if not await self._show(observation):
@@ -277,6 +306,8 @@ class _Play:
         )
         self.ids = list(merged.token_ids)
         self.turn_spans.append([start, len(self.mask)])
+        self._was_cut = len(tokens) >= limit
+        self._is_out_of_room = self._was_cut and limit < self.loop.settings.max_response_tokens
         text = opening + tokenizer.decode(tokens, skip_special_tokens=True)
         self.messages.append({"role": "assistant", "content": text})
         return text
@@ -287,8 +318,8 @@ class _Play:
         ids, mask, logprobs = list(self.ids), list(self.mask), list(self.logprobs)
         tokenizer: Any = self.loop.tokenizer
         end_token = tokenizer.eos_token_id
-        if end_token is not None and (not ids or ids[-1] != end_token):
-            # The response was cut at its length limit: close the message for it. It did not sample this token.
+        if self._was_cut and end_token is not None:
+            # The response ran into its length limit: close the message for it. It did not sample this token.
             ids, mask, logprobs = ids + [end_token], mask + [0], logprobs + [0.0]
         updated = [*self.messages, message]
         merged, mask, logprobs = await self.loop.ct_merge_context_msg(self.messages, updated, ids, mask, logprobs)
@@ -297,6 +328,8 @@ class _Play:
         if len(mask) >= config.response_length or too_long:
             return False
         self.ids, self.mask, self.logprobs = list(merged.token_ids), mask, logprobs
+        # Some families' boundary tokens are taken off the response again.
+        self.turn_spans[-1][1] -= merged.removed_prefix_token_count
         self.messages = updated
         self.images = self.images + images
         return True
@@ -304,7 +337,7 @@ class _Play:
     async def _render(self, observation: Observation) -> tuple[dict[str, Any], list[Image.Image]]:
         """Turn an observation into a chat message and its images, in the order in which they are shown."""
         started = time.monotonic()
-        frames = await self.loop.frame_service(self.loop.settings).read(self.path, observation.frames)
+        frames = await self.loop.worker.frames.read(self.path, observation.frames)
         images = [Image.fromarray(frame) for frame in frames]
         self.seconds["frames"] += time.monotonic() - started
         remaining = iter(images)

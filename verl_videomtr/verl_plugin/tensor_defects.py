@@ -22,17 +22,20 @@ def _ragged_in_last_dimension(rows: list[torch.Tensor]) -> torch.Tensor:
     return nested_tensor_from_tensor_list(rows)
 
 
-def _is_uniform_matrix_rows(rows: list[Any]) -> bool:
+def _is_rope_rows_of_one_length(rows: list[Any]) -> bool:
+    """Whether these are multimodal position ids: row 0 counts the tokens, as verl's agent loop makes it."""
     first = rows[0] if rows else None
     return (
         isinstance(first, torch.Tensor)
         and first.dim() == 2
+        and first.dtype == torch.int64
         and all(isinstance(row, torch.Tensor) and row.shape == first.shape for row in rows)
+        and all(torch.equal(row[0], torch.arange(row.shape[1])) for row in rows)
     )
 
 
 def _pack_field_values(values: list) -> Any:
-    return _ragged_in_last_dimension(values) if _is_uniform_matrix_rows(values) else _pack_stock(values)
+    return _ragged_in_last_dimension(values) if _is_rope_rows_of_one_length(values) else _pack_stock(values)
 
 
 AsyncSimpleStorageManager._pack_field_values = staticmethod(_pack_field_values)
@@ -42,7 +45,7 @@ _decode_stock = MsgpackDecoder._decode_nested_tensor
 
 def _decode_nested_tensor(self: Any, nested_meta: dict) -> torch.Tensor:
     rows = [self._decode_tensor(meta) for meta in nested_meta["tensors"]]
-    return _ragged_in_last_dimension(rows) if _is_uniform_matrix_rows(rows) else _decode_stock(self, nested_meta)
+    return _ragged_in_last_dimension(rows) if _is_rope_rows_of_one_length(rows) else _decode_stock(self, nested_meta)
 
 
 MsgpackDecoder._decode_nested_tensor = _decode_nested_tensor

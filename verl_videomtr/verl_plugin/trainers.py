@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -26,8 +27,8 @@ from verl.trainer.ppo.v1 import (
 
 from verl_videomtr.bootstrapping import ExplorationBootstrap, count_batch
 from verl_videomtr.trajectory import Trajectory, summarize
-from verl_videomtr.verl_plugin.agent_loop import TRAJECTORY_FIELD, UNREADABLE_PARTITION
-from verl_videomtr.verl_plugin.checks import check_config
+from verl_videomtr.verl_plugin.agent_loop import LOST_PARTITION, TRAJECTORY_FIELD
+from verl_videomtr.verl_plugin.checks import CRITIC_ESTIMATORS, check_config
 from verl_videomtr.verl_plugin.estimators import BatchContext, batch_context
 from verl_videomtr.verl_plugin.settings import load_settings
 
@@ -35,6 +36,8 @@ logger = logging.getLogger(__name__)
 logger.setLevel(logging.INFO)
 
 STATE_FILE = "videomtr_state.json"
+WATCHED_STEPS = 4
+"""Steps over which the share of lost trajectories is judged."""
 
 
 class VideoMTRMixin(PPOTrainer):
@@ -49,33 +52,46 @@ class VideoMTRMixin(PPOTrainer):
         with open_dict(config):
             config.trainer.v1.trainer_mode = self.base_mode
         self.bootstrap = ExplorationBootstrap(self.videomtr.bootstrap)
+        self._recent: deque[tuple[int, int]] = deque(maxlen=WATCHED_STEPS)
         super().__init__(config)
 
     def _build_replay_buffer(self) -> Any:
         replay_buffer = super()._build_replay_buffer()
-        replay_buffer.poll_interval = self.videomtr.poll_seconds
+        if self.base_mode != "separate_async":  # there the interval also tells verl how idle the trainer is
+            replay_buffer.poll_interval = self.videomtr.poll_seconds
         return replay_buffer
+
+    def _step_once(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super()._step_once(*args, **kwargs)
+        except RuntimeError as error:
+            # verl's own text advises a refill of failed groups, which does not help where every one fails.
+            if "no materializable trajectories" in str(error):
+                raise RuntimeError(self._say_all_lost(f"step {self.global_steps}")) from error
+            raise
 
     def _balance_batch(self, batch: Any, *args: Any, **kwargs: Any) -> Any:
         if not batch.keys:
-            unreadable = self._drain_unreadable()
-            raise RuntimeError(
-                f"step {self.global_steps} has no trajectory at all ({len(unreadable)} unreadable videos: "
-                f"{_name_some(unreadable)}); expected at least one; the agent-loop workers logged why each failed"
-            )
+            raise RuntimeError(self._say_all_lost(f"step {self.global_steps}"))
         return super()._balance_batch(batch, *args, **kwargs)
 
     def _compute_advantage(self, batch: Any, metrics: dict) -> Any:
         real = [i for i, tag in enumerate(batch.tags) if not tag.get("is_padding", False)]
         fields = ["extra_fields", "response_mask"] + (["values"] if self.use_critic else [])
         data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=fields)
-        records = [fields[TRAJECTORY_FIELD] for fields in data.pop("extra_fields").tolist()]
+        records = [fields.get(TRAJECTORY_FIELD) for fields in data.pop("extra_fields").tolist()]
+        if not all(records):
+            raise RuntimeError(
+                f"trainer.v1.trainer_mode=video_mtr_{self.base_mode} got trajectories of another agent loop than "
+                f"video_mtr; expected the plugin's; set trainer.v1.trainer_mode={self.base_mode}, or the rows' "
+                "agent_name to video_mtr"
+            )
         trajectories = [Trajectory.from_dict(records[i]) for i in real]
         self._report(trajectories, metrics)
-        bonus = self._bootstrap(trajectories, metrics)
-        if not self.use_critic:
+        if self.config.algorithm.adv_estimator not in CRITIC_ESTIMATORS:
             return super()._compute_advantage(batch, metrics)
 
+        bonus = self._bootstrap(trajectories, metrics)
         padded = data.to_padded_tensor()
         mask = padded["response_mask"]
         turn_ids = torch.full(mask.shape, -1, dtype=torch.long)
@@ -111,17 +127,20 @@ class VideoMTRMixin(PPOTrainer):
         return bonus
 
     def _report(self, trajectories: Sequence[Trajectory], metrics: dict) -> None:
-        """Log the step's metrics, stop on too many unreadable videos, and write the trajectories out."""
+        """Log the step's metrics, stop where too many trajectories are lost, and write the others out."""
         metrics.update(summarize(trajectories))
-        unreadable = self._drain_unreadable()
-        share = len(unreadable) / (len(unreadable) + len(trajectories))
-        metrics["videomtr/video/unreadable"] = float(len(unreadable))
-        if share > self.videomtr.video.max_unreadable_share:
+        lost = self._drain_lost()
+        metrics["videomtr/video/unreadable"] = float(sum(report["kind"] == "unreadable" for report in lost))
+        metrics["videomtr/episode/failed"] = float(sum(report["kind"] == "failed" for report in lost))
+        # Over steps, not within one: asynchronous trainers hear of a lost prompt before its batch is trained.
+        self._recent.append((len(lost), len(trajectories)))
+        num_lost, num_played = (sum(column) for column in zip(*self._recent, strict=True))
+        share = num_lost / (num_lost + num_played)
+        if num_lost > 1 and share > self.videomtr.video.max_unreadable_share:
             raise RuntimeError(
-                f"{len(unreadable)} of {len(unreadable) + len(trajectories)} trajectories of step {self.global_steps} "
-                f"had unreadable videos ({share:.0%}); expected at most "
-                f"videomtr.video.max_unreadable_share={self.videomtr.video.max_unreadable_share}; "
-                f"{_name_some(unreadable)}; mend the files, or check them with python -m data_prep.check"
+                f"{num_lost} of the last {num_lost + num_played} trajectories were lost ({share:.0%}); expected at "
+                f"most videomtr.video.max_unreadable_share={self.videomtr.video.max_unreadable_share}; {_name_some(lost)}; "
+                "mend the files (python -m data_prep.check lists them) or the reward function"
             )
         if self.videomtr.dump.dir:
             self._dump(trajectories, Path(self.videomtr.dump.dir))
@@ -133,21 +152,36 @@ class VideoMTRMixin(PPOTrainer):
             json.dumps({"step": self.global_steps, **trajectory.to_dict()}, ensure_ascii=False) + "\n"
             for trajectory in kept
         ]
-        with open(directory / f"step_{self.global_steps:06d}.jsonl", "a", encoding="utf-8") as file:
+        # A step that is trained again after a resumption replaces what it wrote before.
+        mode = "w" if self.local_trigger_step == 0 else "a"
+        with open(directory / f"step_{self.global_steps:06d}.jsonl", mode, encoding="utf-8") as file:
             file.writelines(lines)
 
     def _validate(self) -> dict[str, float]:
-        self._drain_unreadable()
-        metrics = super()._validate()
-        metrics["videomtr/val/unreadable_videos"] = float(len(self._drain_unreadable()))
+        before = len(self._drain_lost(keep=True))
+        try:
+            metrics = super()._validate()
+        except ValueError as error:
+            # verl asks TransferQueue for no keys at all where a validation batch has no trajectory.
+            if len(self._drain_lost(keep=True)) > before:
+                raise RuntimeError(self._say_all_lost("a validation batch")) from error
+            raise
+        metrics["videomtr/val/lost"] = float(len(self._drain_lost()) - before)
         return metrics
 
+    def _say_all_lost(self, where: str) -> str:
+        lost = self._drain_lost()
+        return (
+            f"{where} has no trajectory at all: {len(lost)} were lost; expected at least one; {_name_some(lost)}; "
+            "the agent-loop workers logged each; check videomtr.video.root and the reward function"
+        )
+
     @staticmethod
-    def _drain_unreadable() -> list[dict[str, Any]]:
-        """Take the workers' reports of videos that could not be read since the last call."""
-        reports = (tq.kv_list(UNREADABLE_PARTITION) or {}).get(UNREADABLE_PARTITION, {})
-        if reports:
-            tq.kv_clear(keys=list(reports), partition_id=UNREADABLE_PARTITION)
+    def _drain_lost(*, keep: bool = False) -> list[dict[str, Any]]:
+        """Take the workers' reports of trajectories that they could not make since the last call."""
+        reports = (tq.kv_list(LOST_PARTITION) or {}).get(LOST_PARTITION, {})
+        if reports and not keep:
+            tq.kv_clear(keys=list(reports), partition_id=LOST_PARTITION)
         return list(reports.values())
 
     def _save_checkpoint(self) -> None:
@@ -174,8 +208,8 @@ class VideoMTRMixin(PPOTrainer):
         self.bootstrap.load_state_dict(json.loads(path.read_text(encoding="utf-8"))["bootstrap"])
 
 
-def _name_some(unreadable: Sequence[dict[str, Any]], most: int = 3) -> str:
-    return "; ".join(f"sample {report.get('sample_id')!r}: {report.get('error')}" for report in unreadable[:most])
+def _name_some(lost: Sequence[dict[str, Any]], most: int = 3) -> str:
+    return "; ".join(f"sample {report.get('sample_id')!r}: {report.get('error')}" for report in lost[:most])
 
 
 @register_trainer("video_mtr_sync")
