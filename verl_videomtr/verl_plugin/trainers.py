@@ -136,10 +136,11 @@ class VideoMTRMixin(PPOTrainer):
         self._recent.append((len(lost), len(trajectories)))
         num_lost, num_played = (sum(column) for column in zip(*self._recent, strict=True))
         share = num_lost / (num_lost + num_played)
-        if num_lost > 1 and share > self.videomtr.video.max_unreadable_share:
+        most = self.videomtr.video.max_unreadable_share
+        if num_lost > 1 and share > most:
             raise RuntimeError(
                 f"{num_lost} of the last {num_lost + num_played} trajectories were lost ({share:.0%}); expected at "
-                f"most videomtr.video.max_unreadable_share={self.videomtr.video.max_unreadable_share}; {_name_some(lost)}; "
+                f"most videomtr.video.max_unreadable_share={most}; {_name_some(lost)}; "
                 "mend the files (python -m data_prep.check lists them) or the reward function"
             )
         if self.videomtr.dump.dir:
