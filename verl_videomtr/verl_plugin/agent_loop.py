@@ -306,7 +306,7 @@ class _Play:
         )
         self.ids = list(merged.token_ids)
         self.turn_spans.append([start, len(self.mask)])
-        self._was_cut = len(tokens) >= limit
+        self._was_cut = len(tokens) >= limit and tokens[-1] != tokenizer.eos_token_id
         self._is_out_of_room = self._was_cut and limit < self.loop.settings.max_response_tokens
         text = opening + tokenizer.decode(tokens, skip_special_tokens=True)
         self.messages.append({"role": "assistant", "content": text})
