@@ -2,34 +2,136 @@
 
 from __future__ import annotations
 
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
 from omegaconf import DictConfig, OmegaConf
 
-from verl_videomtr.verl_plugin.settings import Settings
+from verl_videomtr.rewards import RewardConfig
+from verl_videomtr.verl_plugin.settings import Settings, check_types
 
-CRITIC_ESTIMATORS = ("bi_level_gae",)
+BONUS_ESTIMATOR = "bi_level_gae"
+"""The one estimator that reads the critic's values and pays the exploration bonus."""
+ANNOUNCEMENT_TOKENS = 20
+"""Text that goes with one frame, rounded up."""
+MESSAGE_TOKENS = 600
+"""Text of one message beside its frames, rounded up."""
 
 
 def check_config(config: DictConfig, settings: Settings) -> None:
     """Raise ValueError for the first contradiction; the message names the override that mends it."""
+    _check_groups(config)
+    _check_credit(config, settings)
+    _check_lengths(config, settings)
+    _check_image_limit(config, settings)
+    _check_reward(config)
+    root = settings.video.root
+    if root is not None and not Path(root).is_dir():
+        raise ValueError(
+            f"videomtr.video.root={root!r} is no directory on the trainer's machine; expected one that it and all "
+            "agent-loop workers see; set videomtr.video.root to the folder of the videos, or to null where the rows "
+            "hold absolute paths"
+        )
+
+
+def _check_groups(config: DictConfig) -> None:
+    """A group that does not exist is no error to Hydra: `+a/b=c` then adds a key of the name `a/b`."""
+    wrong = [str(key) for key in config if "/" in str(key)]
+    if wrong:
+        folder = resources.files("verl_videomtr.conf").joinpath("videomtr")
+        choices = sorted(
+            f"+videomtr/{group.name}={file.name.removesuffix('.yaml')}"
+            for group in folder.iterdir()
+            if group.is_dir()
+            for file in group.iterdir()
+            if file.name.endswith(".yaml")
+        )
+        raise ValueError(
+            f"the override +{wrong[0]}={config[wrong[0]]} chose no configuration group; expected +videomtr=paper or "
+            f"one of {', '.join(choices)}; correct its name"
+        )
+
+
+def _check_credit(config: DictConfig, settings: Settings) -> None:
     estimator = str(config.algorithm.adv_estimator)
-    if estimator in CRITIC_ESTIMATORS and not config.critic.get("enable"):
+    if estimator == BONUS_ESTIMATOR and not config.critic.get("enable"):
         raise ValueError(
             f"algorithm.adv_estimator={estimator} with critic.enable={config.critic.get('enable')}; expected a critic, "
             "whose values the estimator needs (verl starts none by itself for a registered estimator); "
-            "set critic.enable=true, or algorithm.adv_estimator=grpo"
+            "set critic.enable=true, or algorithm.adv_estimator=grpo videomtr.bootstrap.enabled=false"
+        )
+    max_turns = settings.episode.max_turns
+    if settings.bootstrap.enabled and estimator != BONUS_ESTIMATOR:
+        raise ValueError(
+            f"algorithm.adv_estimator={estimator} with videomtr.bootstrap.enabled=true: the bonus would be computed "
+            f"and paid to nobody; expected {BONUS_ESTIMATOR}, the one estimator that pays it; "
+            "set videomtr.bootstrap.enabled=false"
+        )
+    if settings.bootstrap.enabled and max_turns == 1:
+        raise ValueError(
+            "videomtr.episode.max_turns=1 with videomtr.bootstrap.enabled=true: a single turn has no retrieval to "
+            "pay; expected at least 2 turns; set videomtr.bootstrap.enabled=false"
         )
     if settings.episode.slides:
         raise ValueError(
-            f"videomtr.episode.max_turns={settings.episode.max_turns} with window={settings.episode.window}: the "
-            f"context would slide; expected max_turns <= window + 1; set videomtr.episode.window="
-            f"{settings.episode.max_turns - 1}"
+            f"videomtr.episode.max_turns={max_turns} with window={settings.episode.window}: the context would slide; "
+            f"expected max_turns <= window + 1; set videomtr.episode.window={max_turns - 1}"
         )
-    rollout = config.actor_rollout_ref.rollout
-    limit = OmegaConf.select(rollout, "engine_kwargs.vllm.limit_mm_per_prompt.image")
-    limit = rollout.get("limit_images") if limit is None else limit
-    if limit is not None and limit < settings.episode.frame_budget:
+
+
+def _check_lengths(config: DictConfig, settings: Settings) -> None:
+    pool, episode = settings.video.pool, settings.episode
+    if pool.size is None:
+        tokens = pool.max_pixels // pool.factor_px**2
+    else:
+        height, width = (max(1, round(side / pool.factor_px)) for side in pool.size)
+        tokens = height * width
+    frames = min(episode.overview_frames, episode.pool_size)
+    prompt, response = config.data.max_prompt_length, config.data.max_response_length
+    if frames * tokens >= prompt:
+        needed = -(-(frames * (tokens + ANNOUNCEMENT_TOKENS) + MESSAGE_TOKENS) // 256) * 256
         raise ValueError(
-            f"vLLM may take {limit} images per prompt, fewer than videomtr.episode.frame_budget="
-            f"{settings.episode.frame_budget}; an episode's last turn would be refused; "
-            f"set +actor_rollout_ref.rollout.limit_images={settings.episode.frame_budget}"
+            f"an overview of {frames} frames of up to {tokens} visual tokens does not fit "
+            f"data.max_prompt_length={prompt}; expected more than {frames * tokens} tokens, and room for the text; "
+            f"set data.max_prompt_length={needed}, or add +videomtr/budget=b64 (b80), which sets all lengths"
         )
+    longest = config.actor_rollout_ref.rollout.get("max_model_len")
+    if longest is not None and longest <= prompt:
+        raise ValueError(
+            f"actor_rollout_ref.rollout.max_model_len={longest} leaves no token for a response behind "
+            f"data.max_prompt_length={prompt}; expected the sum of prompt and response; "
+            f"set actor_rollout_ref.rollout.max_model_len={prompt + response}"
+        )
+
+
+def _check_image_limit(config: DictConfig, settings: Settings) -> None:
+    rollout = config.actor_rollout_ref.rollout
+    # verl's vLLM server replaces the engine's own limit by limit_images wherever that is set.
+    limit: Any = rollout.get("limit_images") or None
+    key = "limit_images"
+    if limit is None:
+        key = "engine_kwargs.vllm.limit_mm_per_prompt.image"
+        limit = OmegaConf.select(rollout, key)
+    if isinstance(limit, int) and limit < settings.episode.frame_budget:
+        sign = "" if "limit_images" in rollout else "+"
+        raise ValueError(
+            f"actor_rollout_ref.rollout.{key}={limit} images per prompt, fewer than videomtr.episode.frame_budget="
+            f"{settings.episode.frame_budget}; an episode's last turn would be refused; "
+            f"set {sign}actor_rollout_ref.rollout.limit_images={settings.episode.frame_budget}"
+        )
+
+
+def _check_reward(config: DictConfig) -> None:
+    function = OmegaConf.select(config, "reward.custom_reward_function")
+    if function is None or function.get("path") not in (None, "pkg://verl_videomtr.rewards"):
+        return
+    where = "reward.custom_reward_function.reward_kwargs"
+    section = function.get("reward_kwargs")
+    kwargs: Any = {} if section is None else OmegaConf.to_container(section, resolve=True)
+    preset = kwargs.pop("preset", "paper")
+    check_types(RewardConfig, kwargs, where)
+    try:
+        RewardConfig.preset(preset, **kwargs)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error

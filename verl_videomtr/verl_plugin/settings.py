@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import enum
+import math
+import types
+import typing
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -13,6 +17,7 @@ from verl_videomtr.episode import EpisodeConfig
 from verl_videomtr.gae import Credit
 from verl_videomtr.prompts import Prompts
 from verl_videomtr.video.cache import PoolCache
+from verl_videomtr.video.cache_entry import FORMS
 from verl_videomtr.video.decode_workers import WorkerConfig
 from verl_videomtr.video.pool import PoolConfig
 
@@ -54,6 +59,12 @@ class CacheConfig:
     max_gib: float | None = None
     """Bound on the directory's size; least recently used videos go first. None is no bound."""
 
+    def __post_init__(self) -> None:
+        if self.form not in FORMS:
+            raise ValueError(f"videomtr.video.cache.form={self.form!r}; expected one of {', '.join(FORMS)}")
+        if self.max_gib is not None and not self.max_gib > 0:
+            raise ValueError(f"videomtr.video.cache.max_gib={self.max_gib}; expected a positive number, or null")
+
     def open(self) -> PoolCache | None:
         """Open the cache, or return None where none is configured."""
         if self.dir is None:
@@ -80,6 +91,12 @@ class VideoConfig:
     cache: CacheConfig = dataclasses.field(default_factory=CacheConfig)
     """Where decoded frames are kept."""
 
+    def __post_init__(self) -> None:
+        if self.open_pools < 1:
+            raise ValueError(f"videomtr.video.open_pools={self.open_pools}; expected at least 1")
+        if not 0.0 <= self.max_unreadable_share <= 1.0:
+            raise ValueError(f"videomtr.video.max_unreadable_share={self.max_unreadable_share}; expected 0 to 1")
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DumpConfig:
@@ -89,6 +106,10 @@ class DumpConfig:
     """Directory of the JSONL files, one per training step; None writes none."""
     share: float = 1.0
     """Share of a step's trajectories to write, from the first ones on."""
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.share <= 1.0:
+            raise ValueError(f"videomtr.dump.share={self.share}; expected 0 to 1")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -108,6 +129,12 @@ class Settings:
     poll_seconds: float = 0.1
     """How often the trainer looks for finished trajectories; verl's own 2.0 rounds every small rollout up."""
 
+    def __post_init__(self) -> None:
+        if self.max_response_tokens < 1:
+            raise ValueError(f"videomtr.max_response_tokens={self.max_response_tokens}; expected at least 1")
+        if not 0.0 < self.poll_seconds < math.inf:
+            raise ValueError(f"videomtr.poll_seconds={self.poll_seconds}; expected a positive number")
+
 
 T = TypeVar("T")
 
@@ -121,34 +148,74 @@ def load_settings(config: DictConfig) -> Settings:
     section = OmegaConf.select(config, "videomtr")
     if section is None:
         raise ValueError("the configuration has no `videomtr` part; expected one; add +videomtr=paper to the command")
-    raw: Any = OmegaConf.to_container(section, resolve=True)
+    raw = _mapping(OmegaConf.to_container(section, resolve=True), "videomtr")
     episode = _build(EpisodeConfig, raw.pop("episode", {}), "videomtr.episode")
-    video_raw = dict(raw.pop("video", {}))
-    pool_raw = dict(video_raw.pop("pool", {}), num_frames=episode.pool_size)
-    parts = {
-        "pool": _build(PoolConfig, pool_raw, "videomtr.video.pool"),
+    video_raw = _mapping(raw.pop("video", {}), "videomtr.video")
+    pool_raw = _mapping(video_raw.pop("pool", {}), "videomtr.video.pool")
+    bootstrap_raw = _mapping(raw.pop("bootstrap", {}), "videomtr.bootstrap")
+    video_parts = {
+        "pool": _build(PoolConfig, {**pool_raw, "num_frames": episode.pool_size}, "videomtr.video.pool"),
         "workers": _build(WorkerConfig, video_raw.pop("workers", {}), "videomtr.video.workers"),
         "cache": _build(CacheConfig, video_raw.pop("cache", {}), "videomtr.video.cache"),
     }
-    video = _build(VideoConfig, {**video_raw, **parts}, "videomtr.video")
-    credit = _build(CreditConfig, raw.pop("credit", {}), "videomtr.credit")
-    bootstrap_raw = dict(raw.pop("bootstrap", {}), max_turns=episode.max_turns)
-    bootstrap = _build(BootstrapConfig, bootstrap_raw, "videomtr.bootstrap")
-    dump = _build(DumpConfig, raw.pop("dump", {}), "videomtr.dump")
-    settings = _build(
-        Settings,
-        dict(raw, episode=episode, video=video, credit=credit, bootstrap=bootstrap, dump=dump),
-        "videomtr",
-    )
-    if settings.max_response_tokens < 1:
-        raise ValueError(f"videomtr.max_response_tokens={settings.max_response_tokens}; expected at least 1")
+    parts = {
+        "episode": episode,
+        "video": _build(VideoConfig, {**video_raw, **video_parts}, "videomtr.video"),
+        "credit": _build(CreditConfig, raw.pop("credit", {}), "videomtr.credit"),
+        "bootstrap": _build(BootstrapConfig, {**bootstrap_raw, "max_turns": episode.max_turns}, "videomtr.bootstrap"),
+        "dump": _build(DumpConfig, raw.pop("dump", {}), "videomtr.dump"),
+    }
+    settings = _build(Settings, {**raw, **parts}, "videomtr")
     Prompts.load(settings.prompts)
     return settings
 
 
-def _build(cls: type[T], values: Mapping[str, Any], where: str) -> T:
-    known = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
-    if unknown := sorted(set(values) - set(known)):
+def check_types(cls: type, values: Mapping[str, Any], where: str) -> None:
+    """Compare plain values with the annotations of a dataclass.
+
+    Raises:
+        ValueError: an unknown key, or a value of another type than its field; the message names the key.
+    """
+    known = [field.name for field in dataclasses.fields(cls)]
+    if unknown := sorted(map(str, set(values) - set(known))):
         raise ValueError(f"{where} has unknown keys {unknown}; expected some of {known}")
-    values = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
-    return cls(**values)
+    hints = typing.get_type_hints(cls)
+    for key, value in values.items():
+        if not _fits(value, hints[key]):
+            raise ValueError(f"{where}.{key}={value!r}; expected {_describe(hints[key])}")
+
+
+def _build(cls: type[T], values: Any, where: str) -> T:
+    given = {key: tuple(value) if isinstance(value, list) else value for key, value in _mapping(values, where).items()}
+    check_types(cls, given, where)
+    return cls(**given)
+
+
+def _mapping(values: Any, where: str) -> dict[Any, Any]:
+    if not isinstance(values, Mapping):
+        raise ValueError(f"{where}={values!r}; expected a mapping of keys to values; leave {where} as the group has it")
+    return dict(values)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return any(_fits(value, option) for option in typing.get_args(hint))
+    if typing.get_origin(hint) is tuple:
+        items = typing.get_args(hint)
+        return isinstance(value, tuple) and len(value) == len(items) and all(map(_fits, value, items))
+    if hint in (int, float):
+        return isinstance(value, (int, hint)) and not isinstance(value, bool)
+    if issubclass(hint, enum.Enum):
+        return value in [member.value for member in hint]
+    return isinstance(value, hint)
+
+
+def _describe(hint: Any) -> str:
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return " or ".join(_describe(option) for option in typing.get_args(hint))
+    if typing.get_origin(hint) is tuple:
+        return f"a list of {len(typing.get_args(hint))} whole numbers"
+    if issubclass(hint, enum.Enum):
+        return f"one of {[member.value for member in hint]}"
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", type(None): "null"}
+    return names.get(hint, hint.__name__)
