@@ -149,7 +149,7 @@ def test_lessons_label_what_is_seen_and_never_when_to_retrieve(processor, book):
         lesson = teacher.lesson(random.Random(seed), max_turns=3, num_detours=2)
         ids, by_position = lesson.transcript.ids, {}
         for position, token, weight, kind in lesson.labels:
-            assert kind in ("colour", "place", "sign", "letter", "range", "manner")
+            assert kind in ("colour", "place", "sign", "sign seen", "letter", "range", "manner")
             by_position.setdefault(position, {})[token] = weight
         for position, label in by_position.items():
             if set(label) == {answer, retrieve}:

@@ -30,6 +30,8 @@ FRAME_BUDGET = 16
 
 THOUGHT_KINDS = {1: "colour", 2: "place", 3: "sign"}
 """What a thought's tokens say, by their offset in the response."""
+SEEN_WEIGHT = 3.0
+"""Weight of naming a sign that was seen: to say `nothing` is the easier half."""
 RANGE_OFFSETS = (6, 8)
 """Offsets of a range's two indices in a response that retrieves."""
 TRIM = 5
@@ -90,7 +92,7 @@ class Lesson:
     transcript: Transcript
     labels: list[tuple[int, int, float, str]] = field(default_factory=list)
     """(position of the labelled token, label id, weight, kind); several rows of one position are a soft label.
-    The kinds are `colour`, `place`, `sign`, `letter`, `range` (which take looking or reading) and `manner`."""
+    The kinds are `colour`, `place`, `sign`, `sign seen`, `letter`, `range` and `manner`."""
 
 
 def make_case(config: NeedleConfig, rng: random.Random) -> Case:
@@ -160,10 +162,17 @@ class Teacher:
             if turn == num_detours:
                 letter = case.letters[shape] if shape else rng.choice(LETTERS)
                 response = f"{thought}<answer>{letter}</answer>"
-                self._label(lesson, response, free_choice=not last, letter_known=shape is not None)
+                self._label(lesson, response, free_choice=not last, seen=shape is not None)
             else:
                 response, labelled = self._detour(rng, case, place, sighting, thought)
-                self._label(lesson, response, free_choice=True, usable=labelled is not None, range_labelled=labelled)
+                self._label(
+                    lesson,
+                    response,
+                    free_choice=True,
+                    usable=labelled is not None,
+                    range_labelled=labelled,
+                    seen=shape is not None,
+                )
             observation = episode.step(response)
             if observation is None:
                 break
@@ -177,7 +186,7 @@ class Teacher:
         Returns:
             The response, and whether its range is labelled; None for an unusable one, which has no labels at all.
         """
-        kind = rng.choices(("habit", "right", "wrong", "unusable"), (4, 3, 2, 1))[0]
+        kind = rng.choices(("habit", "right", "wrong", "unusable"), (4, 4, 3, 1))[0]
         if kind == "unusable":
             template = rng.choice(UNUSABLE)
             return template.format(thought=thought, place=place, letter=rng.choice(LETTERS)), None
@@ -210,7 +219,7 @@ class Teacher:
         free_choice: bool,
         usable: bool = True,
         range_labelled: bool | None = False,
-        letter_known: bool = False,
+        seen: bool = False,
     ) -> None:
         """Append a response and its labels."""
         start = lesson.transcript.respond(response)
@@ -227,7 +236,7 @@ class Teacher:
                     (position, retrieve, self.habits.rate, "manner"),
                 ]
             elif offset > 0 and ids[offset - 1] == answer:
-                if letter_known:
+                if seen:
                     lesson.labels.append((position, token, 2.0, "letter"))
                 else:
                     lesson.labels += [(position, encode(letter)[0], 0.25, "manner") for letter in LETTERS]
@@ -235,7 +244,11 @@ class Teacher:
                 if range_labelled:
                     lesson.labels.append((position, token, 1.0, "range"))
             elif offset in THOUGHT_KINDS:
-                lesson.labels.append((position, token, 2.0, THOUGHT_KINDS[offset]))
+                kind = THOUGHT_KINDS[offset]
+                if kind == "sign" and seen:
+                    lesson.labels.append((position, token, SEEN_WEIGHT, "sign seen"))
+                else:
+                    lesson.labels.append((position, token, 2.0, kind))
             else:
                 lesson.labels.append((position, token, 1.0, "manner"))
 

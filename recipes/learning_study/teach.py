@@ -36,11 +36,9 @@ from recipes.learning_study.tiny_model import NOTHING, make_model, make_processo
 from recipes.learning_study.transcript import Scribe
 from verl_videomtr.prompts import Prompts
 
-PLANS = ((3, 2, 6), (3, 1, 2), (2, 1, 2), (1, 0, 1))
+PLANS = ((3, 2, 6), (3, 1, 2), (2, 1, 2), (1, 0, 2))
 """(K_max, looks or unusable messages before the answer, weight) of a batch of lessons."""
 REPORT_EVERY = 20
-DECAY_SHARE = 0.4
-"""The learning rate falls to nothing over this last share of the steps: look-ups are found suddenly, at a high rate."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -48,10 +46,10 @@ class Course:
     """How long each part of the teaching lasts, and how fast it goes."""
 
     eye_steps: int = 100
-    steps: int = 400
+    steps: int = 700
     batch_size: int = 40
     eye_lr: float = 2e-3
-    lr: float = 3e-3
+    lr: float = 2e-3
     warmup_steps: int = 40
 
     def __post_init__(self) -> None:
@@ -62,7 +60,7 @@ class Course:
 
 BASES = {
     "study": (Habits(rate=0.03, aim=0.3), Course()),
-    "demo": (Habits(rate=0.25, aim=0.5), Course()),
+    "demo": (Habits(rate=0.25, aim=0.5), Course(steps=300)),
 }
 
 
@@ -160,7 +158,7 @@ def _optimizer(
     optimizer = torch.optim.AdamW(module.parameters(), lr=lr, weight_decay=0.0, betas=(0.9, 0.95))
 
     def scale(step: int) -> float:
-        return min(1.0, (step + 1) / warmup_steps, max(0.03, (1 - step / num_steps) / DECAY_SHARE))
+        return min(1.0, (step + 1) / warmup_steps) * max(0.03, 1 - step / num_steps)
 
     return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, scale)
 
