@@ -18,7 +18,7 @@ install: $(INSTALLED) ## make .venv from the locked, hashed requirements
 $(INSTALLED): requirements/$(DEVICE).lock requirements/tools.lock setup.py requirements/base.in
 	$(PYTHON) recipes/demo/preflight.py --device $(DEVICE)
 	rm -f .venv/.installed-*
-	test -x $(PY) || $(PYTHON) -m venv .venv
+	$(PY) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
 	$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements/tools.lock
 	.venv/bin/uv pip sync --python $(PY) --require-hashes --compile-bytecode requirements/tools.lock requirements/$(DEVICE).lock
 	.venv/bin/uv pip install --python $(PY) --no-deps --editable . --config-setting editable_mode=compat

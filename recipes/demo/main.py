@@ -9,17 +9,22 @@ Videos and base model are made once and kept in `.cache/demo`; each training run
 from __future__ import annotations
 
 import argparse
+import contextlib
+import hashlib
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
 
 import psutil
 
+from data_prep import synthetic
 from recipes.demo.summary import StepLine, summarize_run, write_summary
 
 CACHE = Path(".cache/demo")
@@ -41,11 +46,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=24, help="training steps (default: %(default)s)")
     parser.add_argument("overrides", nargs="*", help="Hydra overrides for the training run")
     arguments = parser.parse_args(argv)
+    try:
+        return demo(arguments)
+    except KeyboardInterrupt:
+        print("demo: interrupted; run it again: finished videos and base model are kept", file=sys.stderr)
+        return 130
 
+
+def demo(arguments: argparse.Namespace) -> int:
+    """Make what is missing, train, and sum up; return the exit code."""
     began = time.monotonic()
     seconds: dict[str, float] = {}
-    data, base = CACHE / "data", CACHE / "base"
-    for name, command in (("videos", data_command(data)), ("base model", teach_command(base))):
+    data, base = data_folder(), base_folder()
+    for name, command in (
+        ("videos", [*data_command(), "--out", str(data)]),
+        ("base model", [*teach_command(), "--out", str(base), "--threads", str(os.cpu_count() or 1)]),
+    ):
         started = time.monotonic()
         print(f"{name}: {' '.join(command[1:])}", flush=True)
         if subprocess.run(command, check=False).returncode:
@@ -65,16 +81,33 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def data_command(target: Path) -> list[str]:
-    """Make the videos and rows; what the same settings made before is kept."""
+def data_command() -> list[str]:
+    """The command that makes videos and rows, but for the folder."""
     rows = [part for split, number in DATA_ROWS.items() for part in (f"--num-{split}", str(number))]
-    return [sys.executable, "-m", "data_prep.synthetic", "--out", str(target), "--seed", str(SEED), *TASK, *rows]
+    return [sys.executable, "-m", "data_prep.synthetic", "--seed", str(SEED), *TASK, *rows]
 
 
-def teach_command(target: Path) -> list[str]:
-    """Teach the base model; what the same settings made before is kept."""
-    command = [sys.executable, "-m", "recipes.learning_study.teach", "--base", "demo", "--out", str(target)]
-    return [*command, "--seed", str(SEED), "--steps", str(TEACH_STEPS), "--threads", str(os.cpu_count() or 1), *TASK]
+def teach_command() -> list[str]:
+    """The command that teaches the base model, but for the folder and what changes its speed alone."""
+    command = [sys.executable, "-m", "recipes.learning_study.teach", "--base", "demo"]
+    return [*command, "--seed", str(SEED), "--steps", str(TEACH_STEPS), *TASK]
+
+
+def data_folder() -> Path:
+    """Where the videos are; the maker refuses a folder that holds something else, so each setting has its own."""
+    return CACHE / f"data_{_short_hash(data_command())}"
+
+
+def base_folder() -> Path:
+    """Where the base model is."""
+    return CACHE / f"base_{_short_hash(teach_command())}"
+
+
+def _short_hash(command: Sequence[str]) -> str:
+    """Hash a command's settings, and the task's source for what the command leaves to its defaults."""
+    digest = hashlib.sha256("\0".join(command[1:]).encode())
+    digest.update(Path(synthetic.__file__).read_bytes())
+    return digest.hexdigest()[:10]
 
 
 def new_run_folder() -> Path:
@@ -93,7 +126,7 @@ def train(run: Path, data: Path, base: Path, arguments: argparse.Namespace) -> t
     """Run verl's trainer; print a line per step; return its exit code and the peak of memory in GiB."""
     command = [
         sys.executable, "-m", "verl.trainer.main_ppo",
-        "+videomtr=paper", *(["+videomtr/device=cpu"] if arguments.device == "cpu" else []), "+videomtr/model=tiny",
+        "+videomtr=paper", f"+videomtr/device={arguments.device}", "+videomtr/model=tiny",
         f"data.train_files={(data / 'train.parquet').resolve()}",
         f"data.val_files={(data / 'val.parquet').resolve()}",
         f"videomtr.video.root={data.resolve()}",
@@ -109,24 +142,80 @@ def train(run: Path, data: Path, base: Path, arguments: argparse.Namespace) -> t
         "trainer.logger=[console,file,tensorboard]",
         *arguments.overrides,
     ]  # fmt: skip
-    (run / "command.txt").write_text(" \\\n  ".join(command) + "\n", encoding="utf-8")
+    variables = trainer_environment(run, arguments.device)
+    (run / "command.txt").write_text(shell_command(command, variables), encoding="utf-8")
     print(f"training: {run / 'command.txt'}, log in {run / 'train.log'}", flush=True)
-    environment = {**os.environ, **trainer_environment(run, arguments.device)}
     segments = set(SHARED_MEMORY.glob("psm_*"))
     watch = MemoryWatch()
-    with open(run / "train.log", "wb") as log, watch:
-        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
-        try:
-            for line in follow_steps(run / "metrics.jsonl", process):
-                print(line, flush=True)
-            code = process.wait()
-        except KeyboardInterrupt:
-            process.terminate()
-            process.wait(60)
-            raise
-    for segment in set(SHARED_MEMORY.glob("psm_*")) - segments:
-        segment.unlink(missing_ok=True)  # verl's weight transfer leaves them behind
+    try:
+        with open(run / "train.log", "wb") as log, watch:
+            process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env={**os.environ, **variables})
+            try:
+                for line in follow_steps(run / "metrics.jsonl", process):
+                    print(line, flush=True)
+                code = process.wait()
+            finally:
+                stop(process)
+    finally:
+        remove_orphaned_segments(segments, wait_seconds=5)  # verl's weight transfer leaves them behind
     return code, watch.peak_gib
+
+
+def shell_command(command: Sequence[str], variables: Mapping[str, str]) -> str:
+    """Write a command with its environment variables as a shell reads it, a word per line."""
+    words = ["env", *(f"{name}={value}" for name, value in variables.items()), *command]
+    return " \\\n  ".join(shlex.quote(word) for word in words) + "\n"
+
+
+def stop(process: subprocess.Popen, wait_seconds: float = 60) -> None:
+    """End a process: politely, and after `wait_seconds`, or if interrupted once more, by force."""
+    if process.poll() is not None:
+        return
+    process.terminate()
+    try:
+        process.wait(wait_seconds)
+    except subprocess.TimeoutExpired:
+        pass
+    finally:
+        process.kill()
+        process.wait()
+
+
+def remove_orphaned_segments(before: Set[Path], *, wait_seconds: float = 0) -> None:
+    """Remove the shared-memory segments that a run left behind.
+
+    A segment goes if it is not among `before`, is this user's, and no live process has it mapped: other programs make
+    segments of the same name meanwhile.
+
+    Args:
+        before: the segments that were there before the run.
+        wait_seconds: how long mapped segments are waited for: the run's workers end a little after it.
+    """
+    deadline = time.monotonic() + wait_seconds
+    while True:
+        mapped = _mapped_segments()
+        kept = False
+        for segment in set(SHARED_MEMORY.glob("psm_*")) - before:
+            with contextlib.suppress(OSError):
+                if segment.stat().st_uid != os.getuid():
+                    continue
+                if str(segment) in mapped:
+                    kept = True
+                else:
+                    segment.unlink()
+        if not kept or time.monotonic() >= deadline:
+            return
+        time.sleep(0.25)
+
+
+def _mapped_segments() -> set[str]:
+    """Paths of the segments that some process has mapped. A process that may not be looked into is another user's."""
+    pattern = re.compile(re.escape(f"{SHARED_MEMORY}/") + r"psm_\w+")
+    found: set[str] = set()
+    for maps in Path("/proc").glob("[0-9]*/maps"):
+        with contextlib.suppress(OSError):
+            found.update(pattern.findall(maps.read_text(errors="replace")))
+    return found
 
 
 def trainer_environment(run: Path, device: str) -> dict[str, str]:
@@ -201,7 +290,7 @@ def print_failure(run: Path, code: int) -> None:
     print("\n".join(lines[-30:]), file=sys.stderr)
     print(
         f"demo: the trainer stopped with exit code {code}; the end of its log is above, the whole of it is "
-        f"{run / 'train.log'}; {run / 'command.txt'} runs it again",
+        f"{run / 'train.log'}; `sh {run / 'command.txt'}` runs it again",
         file=sys.stderr,
     )
 

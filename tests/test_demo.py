@@ -1,0 +1,156 @@
+"""The demo's own plumbing: what it removes, how it stops, what it writes down, what it asks of a machine."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from multiprocessing import resource_tracker, shared_memory
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_module
+
+from recipes.demo import main as demo
+
+needs_shared_memory = pytest.mark.skipif(
+    not (demo.SHARED_MEMORY.is_dir() and Path("/proc/self/maps").exists()), reason="no /dev/shm or no /proc"
+)
+
+
+@pytest.fixture
+def make_segment():
+    """Make named segments that this test alone cleans up."""
+    made = []
+
+    def make() -> shared_memory.SharedMemory:
+        segment = shared_memory.SharedMemory(create=True, size=4096)
+        resource_tracker.unregister(segment._name, "shared_memory")
+        made.append(segment)
+        return segment
+
+    yield make
+    for segment in made:
+        segment.close()
+        (demo.SHARED_MEMORY / segment.name).unlink(missing_ok=True)
+
+
+@needs_shared_memory
+def test_orphaned_segments_go_and_mapped_ones_stay(make_segment):
+    old = make_segment()
+    old.close()
+    # Whatever other programs have made meanwhile is not this test's to remove.
+    before = set(demo.SHARED_MEMORY.glob("psm_*"))
+    mapped, orphan = make_segment(), make_segment()
+    orphan.close()
+    demo.remove_orphaned_segments(before)
+    assert [(demo.SHARED_MEMORY / segment.name).exists() for segment in (old, mapped, orphan)] == [True, True, False]
+
+
+@needs_shared_memory
+def test_segments_mapped_by_another_process_stay_until_it_ends(make_segment):
+    before = set(demo.SHARED_MEMORY.glob("psm_*"))
+    segment = make_segment()
+    path = demo.SHARED_MEMORY / segment.name
+    hold = (
+        "import mmap, sys; file = open(sys.argv[1], 'r+b'); held = mmap.mmap(file.fileno(), 0);"
+        "print('held', flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", hold, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as holder:
+        assert holder.stdout.readline() == "held\n"
+        segment.close()
+        demo.remove_orphaned_segments(before)
+        assert path.exists()
+        holder.stdin.close()
+        holder.wait(30)
+    demo.remove_orphaned_segments(before)
+    assert not path.exists()
+
+
+@needs_shared_memory
+@pytest.mark.skipif(os.name != "posix" or os.getuid() != 0, reason="only root can give a file away")
+def test_another_users_segment_stays(make_segment):
+    before = set(demo.SHARED_MEMORY.glob("psm_*"))
+    segment = make_segment()
+    segment.close()
+    path = demo.SHARED_MEMORY / segment.name
+    os.chown(path, 65534, -1)
+    demo.remove_orphaned_segments(before)
+    assert path.exists()
+
+
+def test_written_command_runs_as_it_is(tmp_path):
+    variables = {"VIDEOMTR_TEST_EMPTY": "", "VIDEOMTR_TEST": "two words & $HOME"}
+    script = "import os, sys; print(os.environ['VIDEOMTR_TEST'], repr(os.environ['VIDEOMTR_TEST_EMPTY']), sys.argv[1:])"
+    arguments = ["trainer.logger=[console,file]", 'limit={image: "${x}"}', "it's"]
+    file = tmp_path / "command.txt"
+    file.write_text(demo.shell_command([sys.executable, "-c", script, *arguments], variables), encoding="utf-8")
+    done = subprocess.run(["sh", str(file)], capture_output=True, text=True, check=True)
+    assert done.stdout == f"two words & $HOME '' {arguments}\n"
+    assert shlex.split(file.read_text(encoding="utf-8").replace("\\\n", ""))[0] == "env"
+
+
+@pytest.mark.parametrize("ignores", [False, True])
+def test_stop_ends_a_process_that_ignores_it_too(ignores):
+    script = "import signal, time\n" + "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n" * ignores
+    script += "print('up', flush=True); time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "up\n"
+        started = time.monotonic()
+        demo.stop(process, wait_seconds=0.5 if ignores else 30)
+        assert process.returncode == (-9 if ignores else -15)
+        assert time.monotonic() - started < 20
+
+
+def test_interrupted_demo_says_so_in_one_line_and_exits_with_130(tmp_path):
+    root = Path(demo.__file__).parents[2]
+    with subprocess.Popen(
+        [sys.executable, "-u", "-m", "recipes.demo.main", "--device", "cpu"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(root)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout.readline().startswith("videos: ")
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=60)
+    assert (process.returncode, stderr) == (
+        130,
+        "demo: interrupted; run it again: finished videos and base model are kept\n",
+    )
+
+
+def test_changed_settings_get_folders_of_their_own(monkeypatch):
+    data, base = demo.data_folder(), demo.base_folder()
+    monkeypatch.setitem(demo.DATA_ROWS, "val", 5)
+    assert (demo.data_folder() != data, demo.base_folder() == base) == (True, True)
+    monkeypatch.setattr(demo, "TEACH_STEPS", 1)
+    assert demo.base_folder() != base
+
+
+def test_gpu_group_asks_for_nothing_that_needs_flash_attn():
+    with initialize_config_module("verl.trainer.config", version_base=None):
+        config = compose("ppo_trainer", ["+videomtr=paper", "+videomtr/device=gpu", "+videomtr/model=tiny"])
+    for model in (config.actor_rollout_ref.model, config.critic.model):
+        assert model.override_config.attn_implementation == "sdpa"
+        assert model.use_remove_padding is False
+    # Read from the model's key by the actor and the reference.
+    assert config.actor_rollout_ref.actor.use_remove_padding is False
+
+
+@pytest.mark.skipif(platform.system() != "Linux", reason="the locks are for Linux")
+def test_preflight_refuses_another_python_than_the_locks():
+    script = (
+        "import sys; sys.path.insert(0, 'recipes/demo'); import preflight; preflight.PYTHON = (3, 99);"
+        "print([line for line in preflight.problems('cpu', False) if line.startswith('Python')])"
+    )
+    root = Path(demo.__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", script], cwd=root, capture_output=True, text=True, check=True)
+    assert "PYTHON=/path/to/python3.11" in done.stdout
