@@ -31,7 +31,7 @@ CACHE = Path(".cache/demo")
 OUTPUTS = Path("outputs/demo")
 SHARED_MEMORY = Path("/dev/shm")
 SEED = 0
-TEACH_STEPS = 140
+TEACH_STEPS = 220
 DATA_ROWS = {"train": 512, "val": 96, "test": 96}
 TASK = (
     "--pool-size", "64", "--num-scenes", "4", "--num-distractors", "3", "--needle-frames", "2",
