@@ -28,7 +28,7 @@ from verl.trainer.ppo.v1 import (
 from verl_videomtr.bootstrapping import ExplorationBootstrap, count_batch
 from verl_videomtr.trajectory import Trajectory, summarize
 from verl_videomtr.verl_plugin.agent_loop import LOST_PARTITION, TRAJECTORY_FIELD
-from verl_videomtr.verl_plugin.checks import CRITIC_ESTIMATORS, check_config
+from verl_videomtr.verl_plugin.checks import BONUS_ESTIMATOR, check_config
 from verl_videomtr.verl_plugin.estimators import BatchContext, batch_context
 from verl_videomtr.verl_plugin.settings import load_settings
 
@@ -88,7 +88,7 @@ class VideoMTRMixin(PPOTrainer):
             )
         trajectories = [Trajectory.from_dict(records[i]) for i in real]
         self._report(trajectories, metrics)
-        if self.config.algorithm.adv_estimator not in CRITIC_ESTIMATORS:
+        if self.config.algorithm.adv_estimator != BONUS_ESTIMATOR:
             return super()._compute_advantage(batch, metrics)
 
         bonus = self._bootstrap(trajectories, metrics)
