@@ -1,0 +1,168 @@
+"""verl's trainer configuration, composed in this process: Hydra overrides in, what `main_ppo` would be given out.
+
+It is the composition of `python -m verl.trainer.main_ppo <overrides>`: verl's own `ppo_trainer`, the groups of this
+package and whatever else is on Hydra's search path. verl itself is not imported, so it takes about a second.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import re
+from collections.abc import Iterator, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import CompactHydraException, HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+CONFIG_NAME = "ppo_trainer"
+GROUP = "videomtr"
+
+
+class ComposeError(ValueError):
+    """The overrides do not compose to a configuration; the message names the override and what to write instead."""
+
+
+def compose(overrides: Sequence[str], *, config_name: str = CONFIG_NAME) -> DictConfig:
+    """Compose verl's trainer configuration with Hydra overrides, as they stand on `main_ppo`'s command line.
+
+    Interpolations stay as they are, but all of them resolve.
+
+    Args:
+        overrides: for example ["+videomtr=paper", "+videomtr/budget=b64", "trainer.nnodes=2"].
+        config_name: verl's primary configuration.
+    Raises:
+        ComposeError: an override cannot be read, a key or group does not exist, an interpolation does not resolve.
+    """
+    for override in overrides:
+        _parse(override)
+    try:
+        config = _compose(overrides, config_name)
+    except CompactHydraException as error:
+        raise ComposeError(_explain(error, overrides, config_name)) from error
+    _check_group_names(config)
+    try:
+        # As verl does before its trainer starts; a copy, since a caller may want the interpolations.
+        OmegaConf.to_container(config, resolve=True)
+    except OmegaConfBaseException as error:
+        raise ComposeError(
+            f"{_one_line(error)}; expected interpolations of existing keys; correct the override, or quote a literal $ "
+            "as '\\$'"
+        ) from error
+    return config
+
+
+def list_groups() -> list[str]:
+    """The overrides that choose this package's groups: +videomtr=paper, +videomtr/budget=b32 and so on."""
+    return sorted(_group_overrides())
+
+
+def verl_config_folder() -> Path:
+    """Where the installed verl keeps its configuration, found without importing it.
+
+    Raises:
+        ComposeError: verl is not installed.
+    """
+    spec = importlib.util.find_spec("verl")
+    if spec is None or spec.origin is None:
+        raise ComposeError("verl is not installed here; expected verl>=0.9.1,<0.10; pip install 'verl[vllm]==0.9.1'")
+    return Path(spec.origin).parent / "trainer" / "config"
+
+
+def _compose(overrides: Sequence[str], config_name: str) -> DictConfig:
+    with initialize_config_dir(str(verl_config_folder()), version_base=None):
+        return hydra_compose(config_name, overrides=list(overrides))
+
+
+def _parse(override: str) -> Any:
+    try:
+        return OverridesParser.create().parse_override(override)
+    except HydraException as error:
+        raise ComposeError(
+            f"the override {override!r} cannot be read ({_one_line(error)}); expected key=value, +new.key=value, "
+            "+group=choice or ~key; quote the whole of it for the shell, and a text with special signs once more: "
+            "'key=\"a, b\"'"
+        ) from error
+
+
+def _explain(error: Exception, overrides: Sequence[str], config_name: str) -> str:
+    text = _one_line(error)
+    if found := re.search(r"Could not find '([^']+)'", text):
+        return _explain_group(found[1], text)
+    if found := re.search(r"Could not override '([^']+)'\. No match in the defaults list", text):
+        return f"{found[1]} is a group that nothing has chosen yet; expected a leading +; write +{found[1]}=..."
+    if found := re.search(r"Multiple values for (\S+?)\.", text):
+        return f"{text}; expected one choice of the group {found[1]}; leave one of the two out"
+    if found := re.search(r"Could not override '([^']+)'", text):
+        return _explain_key(found[1], overrides, config_name)
+    return f"{text}; expected overrides that compose with verl's {config_name}; correct the override that it names"
+
+
+def _explain_group(name: str, text: str) -> str:
+    group = name.rpartition("/")[0]
+    if name.split("/")[0] == GROUP and "pkg://verl_videomtr.conf" not in text:
+        return (
+            f"Hydra does not find the groups of verl_videomtr (asked for {name}); expected its search path plugin "
+            "hydra_plugins/videomtr_search_path.py in site-packages; install the package again: pip install "
+            "--force-reinstall --no-deps verl_videomtr"
+        )
+    choices = [choice for choice in _group_overrides() if choice.startswith(f"+{group}=")]
+    expected = f"one of {', '.join(sorted(choices))}" if choices else _one_line(text)
+    return f"there is no configuration group choice {name}; expected {expected}; correct its name"
+
+
+def _explain_key(key: str, overrides: Sequence[str], config_name: str) -> str:
+    others = [override for override in overrides if _parse(override).key_or_group != key]
+    try:
+        known = set(_keys(_compose(others, config_name)))
+    except CompactHydraException:
+        known = set()
+    if key.split(".")[0] == GROUP and GROUP not in known:
+        return f"{key} is set, but nothing has chosen the group {GROUP}; expected it first; add +videomtr=paper"
+    root, leaf = key.split(".")[0], key.split(".")[-1]
+    elsewhere = [name for name in known if name.split(".")[-1] == leaf]
+    elsewhere.sort(key=lambda name: (name.split(".")[0] != root, name))
+    close = [*elsewhere[:2], *difflib.get_close_matches(key, known, n=2, cutoff=0.85)]
+    meant = f"did you mean {' or '.join(dict.fromkeys(close))}?" if close else "`--cfg job` lists all keys."
+    return f"there is no key {key}; expected an existing one; {meant} (+{key}=... adds a key that nothing may read)"
+
+
+def _check_group_names(config: DictConfig) -> None:
+    """A group that does not exist is no error to Hydra: `+a/b=c` then adds a key of the name `a/b`."""
+    for key in map(str, config):
+        if "/" in key:
+            raise ComposeError(
+                f"the override +{key}={config[key]} chose no configuration group; expected one of "
+                f"{', '.join(list_groups())}; correct its name"
+            )
+
+
+def _group_overrides() -> Iterator[str]:
+    folder = resources.files("verl_videomtr.conf").joinpath(GROUP)
+    for entry in folder.iterdir():
+        if entry.is_dir():
+            for file in entry.iterdir():
+                if file.name.endswith(".yaml"):
+                    yield f"+{GROUP}/{entry.name}={file.name.removesuffix('.yaml')}"
+        elif entry.name.endswith(".yaml"):
+            yield f"+{GROUP}={entry.name.removesuffix('.yaml')}"
+
+
+def _keys(config: DictConfig, prefix: str = "") -> Iterator[str]:
+    for key in map(str, config):
+        name = f"{prefix}{key}"
+        yield name
+        if OmegaConf.is_missing(config, key) or OmegaConf.is_interpolation(config, key):
+            continue
+        if isinstance(config[key], DictConfig):
+            yield from _keys(config[key], f"{name}.")
+
+
+def _one_line(error: Any) -> str:
+    return " ".join(str(error).split())
