@@ -36,8 +36,12 @@ def test_composition_does_not_import_verl():
     ("overrides", "message"),
     [
         (["+videomtr=papre"], r"no configuration group choice videomtr/papre; expected one of \+videomtr=paper"),
-        (["+videomtr=paper", "+videomtr/budget=b33"], r"expected one of \+videomtr/budget=b32, \+videomtr/budget=b64"),
+        (
+            ["+videomtr=paper", "+videomtr/budget=b33"],
+            r"expected one of .*\+videomtr/budget=b32, .*=b64",
+        ),
         (["+videomtr=paper", "+videomtr/modle=tiny"], r"\+videomtr/modle=tiny chose no.*\+videomtr/model=tiny"),
+        (["+videomtr=paper", "+videomtr=released_code"], r"expected one choice of the group videomtr; leave one"),
         (["+videomtr=paper", "+videomtr=paper"], r"expected one choice of the group videomtr; leave one"),
         (["videomtr=paper"], r"videomtr is a group that nothing has chosen yet.*write \+videomtr="),
         (["videomtr.episode.max_turns=2"], r"nothing has chosen the group videomtr.*add \+videomtr=paper"),
@@ -45,7 +49,7 @@ def test_composition_does_not_import_verl():
         (["+videomtr=paper", "trainer.nnode=3"], r"no key trainer\.nnode; .*did you mean trainer\.nnodes"),
         (
             ["+videomtr=paper", "actor_rollout_ref.limit_images=3"],
-            r"did you mean .*actor_rollout_ref\.rollout\.limit_images",
+            r"did you mean actor_rollout_ref\.rollout\.limit",
         ),
         (["trainer.nnodes"], r"'trainer\.nnodes' cannot be read .*expected key=value"),
         (["trainer.nnodes=[1"], r"'trainer\.nnodes=\[1' cannot be read"),

@@ -97,8 +97,8 @@ def _explain(error: Exception, overrides: Sequence[str], config_name: str) -> st
         return _explain_group(found[1], text)
     if found := re.search(r"Could not override '([^']+)'\. No match in the defaults list", text):
         return f"{found[1]} is a group that nothing has chosen yet; expected a leading +; write +{found[1]}=..."
-    if found := re.search(r"Multiple values for (\S+?)\.", text):
-        return f"{text}; expected one choice of the group {found[1]}; leave one of the two out"
+    if found := re.search(r"Multiple values for (\S+?)\.|(\S+) appears more than once in the final", text):
+        return f"{text}; expected one choice of the group {found[1] or found[2]}; leave one of the two out"
     if found := re.search(r"Could not override '([^']+)'", text):
         return _explain_key(found[1], overrides, config_name)
     return f"{text}; expected overrides that compose with verl's {config_name}; correct the override that it names"
