@@ -56,7 +56,7 @@ def test_system_holds_the_form_of_the_unit():
     assert Prompts(make_templates()).system(single_turn=False, unit="index", **values) == "up to 3: 0..9"
 
 
-@pytest.mark.parametrize("name", ["default", "tiny"])
+@pytest.mark.parametrize("name", ["default", "tiny", "tool_calls"])
 def test_shipped_sets_load(name):
     assert Prompts.load(name).templates.keys() == TEMPLATES.keys()
 

@@ -273,6 +273,9 @@ INFO = {"question_type": "multiple_choice", "options": ["a dog", "a cat"]}
         ("<think>x</think><answer>A</answer>", 0.1, 0.0, 0.1),
         # A tool loop's text: earlier turns, tool output, then the last turn.
         ("<think>a</think> call\nframes\n<think>b</think><answer>(b)</answer>", 1.1, 1.0, 0.1),
+        # Behind a tool's answer only the last message counts, not what was said before or by the environment.
+        ("<think>a</think><answer>B</answer> <tool_response>Answer now.</tool_response> B", 0.0, 0.0, 0.0),
+        ("<tool_response>Say <think>..</think><answer>B</answer>!</tool_response> <answer>A</answer>", 0.0, 0.0, 0.0),
         # No thought: the answer counts, the format does not.
         ("The answer: <answer>B</answer>", 1.0, 1.0, 0.0),
         ("<think>x</think><answer>A</answer><answer>B</answer>", 1.0, 1.0, 0.0),

@@ -242,19 +242,24 @@ class Episode:
             out_of_room: the response was cut because the context or response length ran out. Then the episode ends
                 with it, truncated, unless it holds a valid answer all the same.
         """
-        if self._pending is None or self.done:
-            raise RuntimeError("Episode.step needs an open episode; call reset first, and stop when it returns None")
-        turn_idx = len(self.turns)
-        is_last = turn_idx == self.config.max_turns - 1
+        self._check_open()
         action = parse_action(
             response,
             pool_size=len(self.times_seconds),
-            last_turn=is_last,
+            last_turn=len(self.turns) == self.config.max_turns - 1,
             unit=self.config.unit,
             frame_times_seconds=self.times_seconds,
             duration_seconds=self.duration_seconds,
             max_answer_chars=self.config.max_answer_chars,
         )
+        return self.act(action, response, out_of_room=out_of_room)
+
+    def act(self, action: Action, response: str, *, out_of_room: bool = False) -> Observation | None:
+        """Play one response that was read elsewhere, such as a native tool call; otherwise as `step`."""
+        pending = self._check_open()
+        is_last = len(self.turns) == self.config.max_turns - 1
+        if is_last and isinstance(action, Retrieve):
+            action = Invalid("This was the last turn. Only an answer is allowed.")
         returned: list[int] = []
         returned_iou = None
         if isinstance(action, Retrieve):
@@ -264,7 +269,7 @@ class Episode:
                 returned_iou = iou(returned, self.truth)
         self.turns.append(
             Turn(
-                observation=self._pending,
+                observation=pending,
                 response=response,
                 action=action,
                 returned=tuple(returned),
@@ -283,6 +288,11 @@ class Episode:
             return self._observe("invalid", [], reason=action.reason)
         assert isinstance(action, Retrieve)
         return self._observe("retrieved", returned, start=action.start, end=action.end)
+
+    def _check_open(self) -> Observation:
+        if self._pending is None or self.done:
+            raise RuntimeError("Episode.step needs an open episode; call reset first, and stop when it returns None")
+        return self._pending
 
     def truncate(self) -> None:
         """End the episode because its context or response length ran out."""
@@ -309,6 +319,7 @@ class Episode:
                 for turn in self.turns
             ],
             "invalid_reasons": [turn.action.reason for turn in self.turns if isinstance(turn.action, Invalid)],
+            "invalid_kinds": [turn.action.kind.value for turn in self.turns if isinstance(turn.action, Invalid)],
             "frames": [list(turn.observation.frames) for turn in self.turns],
             "responses": [turn.response for turn in self.turns],
             "frame_budget": self.config.frame_budget,

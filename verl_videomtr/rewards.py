@@ -204,8 +204,8 @@ def compute_score(
     """Score one episode for verl (`reward.custom_reward_function`).
 
     With `extra_info["episode"]`, the record that the `video_mtr` loop hands over, the turns are rewarded one by one.
-    Without it (verl's own loops) only the text is left: the last answer in it decides R_acc, and the last thought and
-    action decide R_format.
+    Without it (verl's own loops) only the text is left, behind the last `</tool_response>` if there is one: the last
+    answer in it decides R_acc, and the last thought and action decide R_format.
 
     Args:
         data_source: the sample's data set; not used.
@@ -290,6 +290,8 @@ def _released_code_gate(
 
 def _last_answer(text: str) -> tuple[str | None, bool]:
     """Find the last answer of a decoded response, and whether it ends with one well-formed thought and answer."""
+    # Behind the last answer of a tool: neither what the environment says nor an earlier message is the policy's answer.
+    text = text.rpartition("</tool_response>")[2]
     last = parse_action(text[max(0, text.rfind("<think>")) :], pool_size=1, last_turn=True)
     if isinstance(last, Answer):
         return last.text, True
