@@ -19,6 +19,7 @@ def make_trajectory(actions=("retrieve", "answer"), ious=(0.5, None), initial_io
         question="why?",
         ground_truth="B",
         groups={},
+        turn_rows=[0] * num_turns,
         turn_spans=[[10 * i, 10 * i + 5] for i in range(num_turns)],
         turn_rewards=[0.6] * (num_turns - 1) + [1.1],
         components={"acc": float(correct), "gate_open": float(correct)},
@@ -28,6 +29,9 @@ def make_trajectory(actions=("retrieve", "answer"), ious=(0.5, None), initial_io
             "format_ok": [action != "invalid" for action in actions],
             "initial_iou": initial_iou,
             "retrieval_ious": list(ious),
+            "ranges": [[2, 7] if action == "retrieve" else None for action in actions],
+            "invalid_kinds": ["range" for action in actions if action == "invalid"],
+            "responses": [f"<think>I need to {action}</think>" for action in actions],
             "frames": [[0, 1, 2, 3]] + [[1, 2]] * (num_turns - 1),
             "frame_budget": 8,
             "stop_reason": "answered",
@@ -54,6 +58,35 @@ def test_step_metrics_by_hand():
     assert metrics["videomtr/episode/frame_budget_used"] == pytest.approx((6 + 8) / 2 / 8)
     assert metrics["videomtr/reward/episode"] == pytest.approx((1.7 + 2.3) / 2)
     assert metrics["videomtr/reward/gate_open"] == 0.5
+    # The only invalid turn of five; the first trajectory retrieves in its first turn, the second in its second.
+    assert metrics["videomtr/invalid/range"] == pytest.approx(1 / 5)
+    assert metrics["videomtr/invalid/tags"] == 0.0
+    assert metrics["videomtr/iou/turn_1"] == 0.5
+    assert metrics["videomtr/iou/turn_2"] == 0.0
+
+
+def test_signs_of_collapse_by_hand():
+    # Both retrieve [2, 7] although frame 7 was never shown and frame 2 was; all six thoughts begin alike.
+    alike = summarize([make_trajectory(), make_trajectory(), make_trajectory()])
+    assert alike["videomtr/collapse/interval_entropy"] == 0.0
+    assert alike["videomtr/collapse/endpoints_copied"] == 0.5
+    assert alike["videomtr/collapse/same_first_words"] == 1.0
+    other = make_trajectory(ranges=[[0, 3], None], responses=["<think>maybe a later part</think>", "no thought at all"])
+    mixed = summarize([make_trajectory(), other])
+    # Two different ranges: as much entropy as two can have. Ends 2, 0 and 3 had been shown, 7 had not.
+    assert mixed["videomtr/collapse/interval_entropy"] == pytest.approx(1.0)
+    assert mixed["videomtr/collapse/endpoints_copied"] == 0.75
+    assert mixed["videomtr/collapse/same_first_words"] == 0.5
+
+
+def test_validation_numbers_by_hand():
+    numbers = make_trajectory(actions=("invalid", "retrieve", "answer"), ious=(None, 0.4, None)).numbers()
+    assert numbers["episode_reward"] == pytest.approx(0.6 + 0.6 + 1.1)
+    assert numbers["invalid_range"] == 1.0
+    assert numbers["hits"] == 1.0
+    assert numbers["retrieved_iou"] == pytest.approx(0.4)
+    assert numbers["frame_budget_used"] == 1.0
+    assert "reward" not in numbers, "verl adds that key itself, and would then have two values per sample"
 
 
 def test_metric_names_survive_verls_aggregation():

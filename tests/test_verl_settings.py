@@ -140,13 +140,21 @@ def test_missing_prompt_file_is_found_at_start(paper):
 
 
 REWARD = "reward.custom_reward_function.reward_kwargs"
+NO_BONUS = "videomtr.bootstrap.enabled=false"
 
 
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
         (["critic.enable=false"], r"set critic\.enable=true"),
-        (["videomtr.episode.max_turns=6"], r"set videomtr\.episode\.window=5"),
+        (
+            ["videomtr.episode.max_turns=6", "algorithm.adv_estimator=rloo", "videomtr.bootstrap.enabled=false"],
+            r"the context slides.*adv_estimator=rloo would judge each.*bi_level_gae, grpo.*window=5",
+        ),
+        (
+            ["videomtr.episode.max_turns=6", "actor_rollout_ref.rollout.agent.default_agent_loop=tool_agent"],
+            r"default_agent_loop=tool_agent knows no window.*set it, or videomtr\.episode\.window=5",
+        ),
         (["videomtr.episode.max_turns=1"], r"no retrieval to pay.*set videomtr\.bootstrap\.enabled=false"),
         (["algorithm.adv_estimator=grpo"], r"adv_estimator=grpo with.*set videomtr\.bootstrap\.enabled=false"),
         (["actor_rollout_ref.rollout.limit_images=8"], r"set actor_rollout_ref\.rollout\.limit_images=32"),
@@ -173,7 +181,9 @@ def test_contradictions_name_the_override_that_mends_them(paper, overrides, mess
         ["videomtr.episode.max_turns=1", "videomtr.bootstrap.enabled=false", "data.max_prompt_length=5376"],
         ["videomtr.episode.frame_budget=64", "data.max_prompt_length=5376"],
         ["videomtr.video.pool.size=[448,448]", "data.max_prompt_length=5120"],
-        ["videomtr.episode.max_turns=6", "videomtr.episode.window=5"],
+        ["videomtr.episode.max_turns=6", "videomtr.episode.window=5", "algorithm.adv_estimator=rloo", NO_BONUS],
+        ["videomtr.episode.max_turns=6", "algorithm.adv_estimator=grpo", NO_BONUS],
+        ["videomtr.episode.max_turns=6"],
         [f"{REWARD}.preset=released_code", f"+{REWARD}.gate=none", f"+{REWARD}.drop_penalty=1"],
         ["reward.custom_reward_function.path=mine.py", f"+{REWARD}.my_switch=1"],
         ["videomtr.video.root=/"],

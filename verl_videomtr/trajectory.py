@@ -6,8 +6,15 @@ Plain values only, so that a record passes between processes, into a JSONL file 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+
+from verl_videomtr.actions import InvalidKind
+
+FIRST_WORDS = 3
+"""Words of a thought's beginning that are compared between responses."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -21,8 +28,10 @@ class Trajectory:
     question: str
     ground_truth: str
     groups: dict[str, Any]
+    turn_rows: list[int]
+    """Row of each turn: 0 for all of them, unless the context slid."""
     turn_spans: list[list[int]]
-    """[start, end) of each turn's sampled tokens in the response; empty for a response without tokens."""
+    """[start, end) of each turn's sampled tokens in its row's response; empty for a response without tokens."""
     turn_rewards: list[float]
     """r_k, one per turn, gate applied."""
     components: dict[str, float]
@@ -55,16 +64,52 @@ class Trajectory:
         known = [iou for iou in ious if iou is not None]
         return max(known) if known else None
 
+    @property
+    def frame_budget_used(self) -> float:
+        """Share of the episode's frame budget that was shown."""
+        return sum(map(len, self.episode["frames"])) / self.episode["frame_budget"]
+
+    def copied_endpoints(self) -> list[bool]:
+        """For both ends of every retrieved range, whether that index had been announced with a frame before."""
+        copied: list[bool] = []
+        announced: set[int] = set()
+        for frames, ends in zip(self.episode["frames"], self.episode["ranges"], strict=True):
+            announced.update(frames)
+            copied += [end in announced for end in ends or ()]
+        return copied
+
+    def first_words(self) -> list[str]:
+        """How each thought begins."""
+        thoughts = (response.partition("<think>")[2] or response for response in self.episode["responses"])
+        return [" ".join(thought.split()[:FIRST_WORDS]) for thought in thoughts]
+
     def numbers(self) -> dict[str, float]:
-        """What verl averages over a validation set: always the same keys, always numbers."""
+        """What verl averages over a validation set: always the same keys, always numbers.
+
+        IoUs of samples without ground truth are 0, and so is what has no turn to be taken from: read a mean beside
+        `has_ground_truth` and `retrievals`.
+        """
+        looked = [iou for iou in self.episode["retrieval_ious"] if iou is not None]
+        kinds = Counter(self.episode["invalid_kinds"])
         return {
             "acc": float(self.correct),
+            # verl's own sum covers a trajectory's last row alone.
+            "episode_reward": sum(self.turn_rewards),
+            "gate_open": float(self.components.get("gate_open", 0.0)),
             "turns": float(self.num_turns),
             "retrievals": float(self.num_retrievals),
+            "retrieves": float(self.num_retrievals > 0),
             "format_rate": _mean(self.episode["format_ok"]),
+            "has_ground_truth": float(self.best_iou is not None),
+            "overview_iou": self.episode["initial_iou"] or 0.0,
             "best_iou": self.best_iou or 0.0,
+            "retrieved_iou": _mean(looked),
+            "hits": float(sum(iou > 0 for iou in looked)),
             "frames": float(sum(len(frames) for frames in self.episode["frames"])),
+            "frame_budget_used": self.frame_budget_used,
             "truncated": float(self.episode["stop_reason"] == "length_limit"),
+            "endpoints_copied": _mean(self.copied_endpoints()),
+            **{f"invalid_{kind.value}": float(kinds[kind.value]) for kind in InvalidKind},
         }
 
 
@@ -77,31 +122,62 @@ def summarize(trajectories: Sequence[Trajectory]) -> dict[str, float]:
         return {}
     turns = sum(trajectory.num_turns for trajectory in trajectories)
     retrievals = [trajectory.num_retrievals for trajectory in trajectories]
-    grounded = [trajectory for trajectory in trajectories if trajectory.best_iou is not None]
+    kinds = Counter(kind for t in trajectories for kind in t.episode["invalid_kinds"])
     metrics = {
         "episode/accuracy": _mean([trajectory.correct for trajectory in trajectories]),
         "episode/turns": turns / len(trajectories),
         "episode/format_rate": _mean([ok for t in trajectories for ok in t.episode["format_ok"]]),
         "episode/truncated": _mean([t.episode["stop_reason"] == "length_limit" for t in trajectories]),
-        "episode/frame_budget_used": _mean(
-            [sum(map(len, t.episode["frames"])) / t.episode["frame_budget"] for t in trajectories]
-        ),
+        "episode/frame_budget_used": _mean([t.frame_budget_used for t in trajectories]),
         "retrieval/rate_of_turns": sum(retrievals) / turns if turns else 0.0,
         "retrieval/rate_of_trajectories": _mean([count > 0 for count in retrievals]),
         "reward/episode": _mean([sum(t.turn_rewards) for t in trajectories]),
+        **{f"invalid/{kind.value}": kinds[kind.value] / turns if turns else 0.0 for kind in InvalidKind},
+        **_summarize_ious(trajectories),
+        **_summarize_habits(trajectories),
     }
-    if grounded:
-        metrics["iou/overview"] = _mean([t.episode["initial_iou"] for t in grounded])
-        metrics["iou/best"] = _mean([t.best_iou or 0.0 for t in grounded])
-        looked = [iou for t in grounded for iou in t.episode["retrieval_ious"] if iou is not None]
-        if looked:
-            metrics["iou/retrieved"] = _mean(looked)
-            metrics["retrieval/hit_rate"] = _mean([iou > 0 for iou in looked])
     for name in sorted({name for t in trajectories for name in t.components}):
         metrics[f"reward/{name}"] = _mean([t.components.get(name, 0.0) for t in trajectories])
     for name in sorted({name for t in trajectories for name in t.seconds}):
         metrics[f"seconds/{name}"] = _mean([t.seconds.get(name, 0.0) for t in trajectories])
     return {f"videomtr/{name}": value for name, value in metrics.items()}
+
+
+def _summarize_ious(trajectories: Sequence[Trajectory]) -> dict[str, float]:
+    """How well the frames shown meet the ground truth, where there is one."""
+    grounded = [trajectory for trajectory in trajectories if trajectory.best_iou is not None]
+    if not grounded:
+        return {}
+    metrics = {
+        "iou/overview": _mean([t.episode["initial_iou"] for t in grounded]),
+        "iou/best": _mean([t.best_iou or 0.0 for t in grounded]),
+    }
+    looked = [(k, iou) for t in grounded for k, iou in enumerate(t.episode["retrieval_ious"], 1) if iou is not None]
+    if looked:
+        metrics["iou/retrieved"] = _mean([iou for _, iou in looked])
+        metrics["retrieval/hit_rate"] = _mean([iou > 0 for _, iou in looked])
+    for turn in sorted({turn for turn, _ in looked}):
+        metrics[f"iou/turn_{turn}"] = _mean([iou for k, iou in looked if k == turn])
+    return metrics
+
+
+def _summarize_habits(trajectories: Sequence[Trajectory]) -> dict[str, float]:
+    """Signs of a policy that has stopped looking at what it is asked: see docs/algorithm.md."""
+    ranges = [tuple(ends) for t in trajectories for ends in t.episode["ranges"] if ends]
+    words = [start for t in trajectories for start in t.first_words()]
+    metrics = {"collapse/same_first_words": Counter(words).most_common(1)[0][1] / len(words)} if words else {}
+    if ranges:
+        metrics["collapse/endpoints_copied"] = _mean([c for t in trajectories for c in t.copied_endpoints()])
+    if len(ranges) > 1:
+        metrics["collapse/interval_entropy"] = _entropy(ranges) / math.log(len(ranges))
+    return metrics
+
+
+def _entropy(items: Iterable[Any]) -> float:
+    """Entropy of the items' own frequencies, in nats."""
+    counts = Counter(items)
+    num = counts.total()
+    return -sum(count / num * math.log(count / num) for count in counts.values())
 
 
 def _mean(values: Sequence[float | bool]) -> float:

@@ -1,6 +1,6 @@
 """A tiny model for the end-to-end test: it has never seen a picture, but keeps the format, retrieves and answers.
 
-    python tests/e2e/make_habitual_model.py OUT
+    python tests/e2e/make_habitual_model.py OUT [MAX_TURNS]
 
 It is shown transcripts of real episodes, rendered by the real chat template, whose responses are drawn at random: a
 quarter of the video, or a letter, mostly A. So it is right in most cases where A is, which is all that the test needs.
@@ -16,17 +16,23 @@ from recipes.learning_study.tiny_model import make_model, make_processor, save_c
 from verl_videomtr.episode import Episode, EpisodeConfig
 from verl_videomtr.prompts import Prompts
 
-CONFIG = EpisodeConfig(pool_size=64, frame_budget=16)
 QUARTERS = ("0,15", "16,31", "32,47", "48,63")
-RETRIEVES = (0.8, 0.5, 0.0)
-"""Share of responses that retrieve, by turn."""
+RETRIEVES = {3: (0.8, 0.5, 0.0), 6: (0.9, 0.9, 0.8, 0.8, 0.6, 0.0)}
+"""Share of responses that retrieve, by turn, for each K_max."""
+INITIAL_FRAMES = {3: None, 6: 6}
 STEPS, BATCH_SIZE = 30, 16
 
 
-def make_transcript(rng, processor, prompts):
+def make_transcript(rng, processor, prompts, max_turns):
     """Play an episode by chance; return its token ids and a label (-100: none) for each."""
     episode = Episode(
-        config=CONFIG,
+        config=EpisodeConfig(
+            pool_size=64,
+            frame_budget=16,
+            max_turns=max_turns,
+            initial_frames=INITIAL_FRAMES[max_turns],
+            window=max_turns,
+        ),
         prompts=prompts,
         question="What does the gold scene show?\nA. cross\nB. square\nC. disc\nD. bar",
         times_seconds=[2.0 * i + 1 for i in range(64)],
@@ -47,7 +53,7 @@ def make_transcript(rng, processor, prompts):
         ]
         messages = [*messages, {"role": "user", "content": content}]
         extend(messages, True, False)
-        retrieve = rng.random() < RETRIEVES[len(episode.turns)]
+        retrieve = rng.random() < RETRIEVES[max_turns][len(episode.turns)]
         tag, value = ("retrieve", rng.choice(QUARTERS)) if retrieve else ("answer", rng.choice("AAAAABCD"))
         response = f"<think>0 nothing</think><{tag}>{value}</{tag}>"
         messages = [*messages, {"role": "assistant", "content": response}]
@@ -56,7 +62,7 @@ def make_transcript(rng, processor, prompts):
     return ids, labels
 
 
-def main(out):
+def main(out, max_turns="3"):
     torch.manual_seed(0)
     torch.set_num_threads(1)  # two threads of so small a model mostly wait for each other
     rng = random.Random(0)
@@ -64,7 +70,7 @@ def main(out):
     model = make_model(processor.tokenizer, seed=0)
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.0)
     for step in range(STEPS):
-        rows = [make_transcript(rng, processor, prompts) for _ in range(BATCH_SIZE)]
+        rows = [make_transcript(rng, processor, prompts, int(max_turns)) for _ in range(BATCH_SIZE)]
         width = max(len(ids) for ids, _ in rows)
         ids = torch.tensor([row + [0] * (width - len(row)) for row, _ in rows])
         labels = torch.tensor([row + [-100] * (width - len(row)) for _, row in rows])
@@ -76,7 +82,7 @@ def main(out):
         optimizer.step()
         if step % 10 == 9:
             print(f"step {step + 1} loss {loss.item():.3f}", flush=True)
-    save_checkpoint(Path(out), model, processor, {"kind": "habitual", "steps": STEPS})
+    save_checkpoint(Path(out), model, processor, {"kind": "habitual", "steps": STEPS, "max_turns": max_turns})
 
 
 if __name__ == "__main__":

@@ -9,10 +9,13 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from verl_videomtr.rewards import RewardConfig
+from verl_videomtr.sample import AGENT_NAME
 from verl_videomtr.verl_plugin.settings import Settings, check_types
 
 BONUS_ESTIMATOR = "bi_level_gae"
 """The one estimator that reads the critic's values and pays the exploration bonus."""
+ROW_AWARE_ESTIMATORS = (BONUS_ESTIMATOR, "grpo")
+"""Estimators that take several rows for one trajectory; verl's own GRPO is the only other one."""
 ANNOUNCEMENT_TOKENS = 20
 """Text that goes with one frame, rounded up."""
 MESSAGE_TOKENS = 600
@@ -23,6 +26,7 @@ def check_config(config: DictConfig, settings: Settings) -> None:
     """Raise ValueError for the first contradiction; the message names the override that mends it."""
     _check_groups(config)
     _check_credit(config, settings)
+    _check_window(config, settings)
     _check_lengths(config, settings)
     _check_image_limit(config, settings)
     _check_reward(config)
@@ -73,10 +77,25 @@ def _check_credit(config: DictConfig, settings: Settings) -> None:
             "videomtr.episode.max_turns=1 with videomtr.bootstrap.enabled=true: a single turn has no retrieval to "
             "pay; expected at least 2 turns; set videomtr.bootstrap.enabled=false"
         )
-    if settings.episode.slides:
+
+
+def _check_window(config: DictConfig, settings: Settings) -> None:
+    """A context that slides makes several rows of one trajectory; not everything reads them as one."""
+    episode = settings.episode
+    if not episode.slides:
+        return
+    where = f"videomtr.episode.max_turns={episode.max_turns} with window={episode.window}: the context slides, and"
+    estimator = str(config.algorithm.adv_estimator)
+    if estimator not in ROW_AWARE_ESTIMATORS:
         raise ValueError(
-            f"videomtr.episode.max_turns={max_turns} with window={settings.episode.window}: the context would slide; "
-            f"expected max_turns <= window + 1; set videomtr.episode.window={max_turns - 1}"
+            f"{where} algorithm.adv_estimator={estimator} would judge each of a trajectory's rows by itself; expected "
+            f"one of {', '.join(ROW_AWARE_ESTIMATORS)}; set it, or videomtr.episode.window={episode.max_turns - 1}"
+        )
+    loop = OmegaConf.select(config, "actor_rollout_ref.rollout.agent.default_agent_loop")
+    if loop != AGENT_NAME:
+        raise ValueError(
+            f"{where} actor_rollout_ref.rollout.agent.default_agent_loop={loop} knows no window; expected "
+            f"{AGENT_NAME}; set it, or videomtr.episode.window={episode.max_turns - 1}"
         )
 
 
@@ -123,15 +142,24 @@ def _check_image_limit(config: DictConfig, settings: Settings) -> None:
 
 
 def _check_reward(config: DictConfig) -> None:
+    reward_config(config)
+
+
+def reward_config(config: DictConfig) -> RewardConfig | None:
+    """Read the constants of the package's own reward function; None where another function is set.
+
+    Raises:
+        ValueError: an unknown field or preset, or a value that breaks its rule; the message names the key.
+    """
     function = OmegaConf.select(config, "reward.custom_reward_function")
-    if function is None or function.get("path") not in (None, "pkg://verl_videomtr.rewards"):
-        return
+    if function is not None and function.get("path") not in (None, "pkg://verl_videomtr.rewards"):
+        return None
     where = "reward.custom_reward_function.reward_kwargs"
-    section = function.get("reward_kwargs")
+    section = None if function is None else function.get("reward_kwargs")
     kwargs: Any = {} if section is None else OmegaConf.to_container(section, resolve=True)
     preset = kwargs.pop("preset", "paper")
     check_types(RewardConfig, kwargs, where)
     try:
-        RewardConfig.preset(preset, **kwargs)
+        return RewardConfig.preset(preset, **kwargs)
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error

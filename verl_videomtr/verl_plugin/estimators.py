@@ -9,13 +9,14 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from verl.trainer.ppo.core_algos import register_adv_est
 
 from verl_videomtr.gae import assign_credit
+from verl_videomtr.trajectory import Trajectory
 from verl_videomtr.verl_plugin.settings import CreditConfig
 
 
@@ -34,6 +35,52 @@ class BatchContext:
     accuracy_rewards: torch.Tensor
     """(bs,) R_acc of the row's trajectory; the literal form alone reads it."""
     credit: CreditConfig
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrajectoryRow:
+    """One row of the step's batch that is no padding."""
+
+    place: int
+    """Its place in the batch."""
+    number: int
+    """Its number in its trajectory."""
+    trajectory: Trajectory
+
+
+def make_batch_context(
+    rows: Sequence[TrajectoryRow], *, keys: Sequence[str], values: torch.Tensor, bonus: float, credit: CreditConfig
+) -> BatchContext:
+    """Lay the records of a batch's rows out as tensors.
+
+    Args:
+        rows: the rows that are no padding, in any order.
+        keys: verl's key of every row of the batch, `{uid}_{session}_{row number}`.
+        values: (bs, response_length) the critic's values.
+        bonus: exploration bonus of every retrieval.
+    """
+    turn_ids = torch.full(values.shape, -1, dtype=torch.long)
+    bonus_tokens = torch.zeros(values.shape, dtype=torch.float32)
+    accuracy = torch.zeros(len(values), dtype=torch.float32)
+    for row in rows:
+        trajectory = row.trajectory
+        accuracy[row.place] = trajectory.components.get("acc", float(trajectory.correct))
+        for turn, (number, (start, end)) in enumerate(zip(trajectory.turn_rows, trajectory.turn_spans, strict=True)):
+            if number != row.number:
+                continue
+            turn_ids[row.place, start:end] = turn
+            if end > start and trajectory.episode["actions"][turn] == "retrieve":
+                bonus_tokens[row.place, end - 1] = bonus
+    names: dict[str, int] = {}
+    trajectory_ids = [names.setdefault(key.rsplit("_", 1)[0], len(names)) for key in keys]
+    return BatchContext(
+        values=values,
+        turn_ids=turn_ids,
+        trajectory_ids=torch.tensor(trajectory_ids),
+        bonus=bonus_tokens,
+        accuracy_rewards=accuracy,
+        credit=credit,
+    )
 
 
 _batch: contextvars.ContextVar[BatchContext | None] = contextvars.ContextVar("videomtr_batch", default=None)

@@ -105,7 +105,7 @@ class DumpConfig:
     dir: str | None = None
     """Directory of the JSONL files, one per training step; None writes none."""
     share: float = 1.0
-    """Share of a step's trajectories to write, from the first ones on."""
+    """Share of a step's trajectories to write, drawn by chance."""
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.share <= 1.0:

@@ -6,15 +6,18 @@ registered estimator reads the critic's values, the turns and the bonus.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import math
 import os
+import random
+import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-import torch
 import transfer_queue as tq
 from omegaconf import DictConfig, open_dict
 from verl.trainer.ppo.v1 import (
@@ -27,9 +30,9 @@ from verl.trainer.ppo.v1 import (
 
 from verl_videomtr.bootstrapping import ExplorationBootstrap, count_batch
 from verl_videomtr.trajectory import Trajectory, summarize
-from verl_videomtr.verl_plugin.agent_loop import LOST_PARTITION, TRAJECTORY_FIELD
+from verl_videomtr.verl_plugin.agent_loop import LOST_PARTITION, ROW_FIELD, TRAJECTORY_FIELD
 from verl_videomtr.verl_plugin.checks import BONUS_ESTIMATOR, check_config
-from verl_videomtr.verl_plugin.estimators import BatchContext, batch_context
+from verl_videomtr.verl_plugin.estimators import TrajectoryRow, batch_context, make_batch_context
 from verl_videomtr.verl_plugin.settings import load_settings
 
 logger = logging.getLogger(__name__)
@@ -75,44 +78,78 @@ class VideoMTRMixin(PPOTrainer):
             raise RuntimeError(self._say_all_lost(f"step {self.global_steps}"))
         return super()._balance_batch(batch, *args, **kwargs)
 
+    def _get_required_batch_multiple(self, dp_size: int) -> int:
+        if not self.videomtr.episode.slides:
+            return super()._get_required_batch_multiple(dp_size)
+        multiples = [self._num_mini_batches(role) for role in self._trained_roles()]
+        return dp_size * self.config.actor_rollout_ref.rollout.n * math.lcm(1, *multiples)
+
+    def _trained_roles(self) -> list[Any]:
+        """Find the configurations of the models that this step trains."""
+        actor = self.config.actor_rollout_ref.actor
+        trains_actor = self.config.trainer.critic_warmup <= self.global_steps
+        return ([self.config.critic] if self.use_critic else []) + ([actor] if trains_actor else [])
+
+    def _num_mini_batches(self, role: DictConfig) -> int:
+        """How many optimizer steps the configuration asks for per batch and epoch, in trajectories as in rows."""
+        if self.base_mode == "separate_async":  # there verl trains one mini-batch at a time
+            return 1
+        return max(1, self.config.data.train_batch_size // role.ppo_mini_batch_size)
+
+    @contextlib.contextmanager
+    def _mini_batches_of_rows(self, role: DictConfig, num_rows: int) -> Iterator[None]:
+        """Let verl cut as many mini-batches from the rows as it would from their trajectories."""
+        if not self.videomtr.episode.slides:
+            yield
+            return
+        configured = role.ppo_mini_batch_size
+        rows = num_rows // self._num_mini_batches(role)
+        with open_dict(role):
+            role.ppo_mini_batch_size = rows // self.config.actor_rollout_ref.rollout.n
+        try:
+            yield
+        finally:
+            role.ppo_mini_batch_size = configured
+
+    def _update_critic(self, batch: Any, metrics: dict) -> Any:
+        with self._mini_batches_of_rows(self.config.critic, len(batch)):
+            return super()._update_critic(batch, metrics)
+
+    def _update_actor(self, batch: Any, metrics: dict) -> Any:
+        with self._mini_batches_of_rows(self.config.actor_rollout_ref.actor, len(batch)):
+            return super()._update_actor(batch, metrics)
+
     def _compute_advantage(self, batch: Any, metrics: dict) -> Any:
-        real = [i for i, tag in enumerate(batch.tags) if not tag.get("is_padding", False)]
         fields = ["extra_fields", "response_mask"] + (["values"] if self.use_critic else [])
         data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=fields)
-        records = [fields.get(TRAJECTORY_FIELD) for fields in data.pop("extra_fields").tolist()]
-        if not all(records):
-            raise RuntimeError(
-                f"trainer.v1.trainer_mode=video_mtr_{self.base_mode} got trajectories of another agent loop than "
-                f"video_mtr; expected the plugin's; set trainer.v1.trainer_mode={self.base_mode}, or the rows' "
-                "agent_name to video_mtr"
-            )
-        trajectories = [Trajectory.from_dict(records[i]) for i in real]
+        rows = self._real_rows(batch, data.pop("extra_fields").tolist())
+        trajectories = [row.trajectory for row in rows if row.number == 0]
         self._report(trajectories, metrics)
         if self.config.algorithm.adv_estimator != BONUS_ESTIMATOR:
             return super()._compute_advantage(batch, metrics)
-
         bonus = self._bootstrap(trajectories, metrics)
         padded = data.to_padded_tensor()
-        mask = padded["response_mask"]
-        turn_ids = torch.full(mask.shape, -1, dtype=torch.long)
-        bonus_tokens = torch.zeros(mask.shape, dtype=torch.float32)
-        accuracy = torch.zeros(len(batch.keys), dtype=torch.float32)
-        for row, trajectory in zip(real, trajectories, strict=True):
-            accuracy[row] = trajectory.components.get("acc", float(trajectory.correct))
-            for turn, (start, end) in enumerate(trajectory.turn_spans):
-                turn_ids[row, start:end] = turn
-                if end > start and trajectory.episode["actions"][turn] == "retrieve":
-                    bonus_tokens[row, end - 1] = bonus
-        context = BatchContext(
-            values=padded["values"].float(),
-            turn_ids=turn_ids,
-            trajectory_ids=torch.arange(len(batch.keys)),
-            bonus=bonus_tokens,
-            accuracy_rewards=accuracy,
-            credit=self.videomtr.credit,
+        context = make_batch_context(
+            rows, keys=batch.keys, values=padded["values"].float(), bonus=bonus, credit=self.videomtr.credit
         )
         with batch_context(context):
             return super()._compute_advantage(batch, metrics)
+
+    def _real_rows(self, batch: Any, extra_fields: Sequence[dict[str, Any]]) -> list[TrajectoryRow]:
+        """Read the records of the batch's rows, those of padding left out."""
+        rows = []
+        for place, (tag, extra) in enumerate(zip(batch.tags, extra_fields, strict=True)):
+            if tag.get("is_padding", False):
+                continue
+            if TRAJECTORY_FIELD not in extra:
+                raise RuntimeError(
+                    f"trainer.v1.trainer_mode=video_mtr_{self.base_mode} got trajectories of another agent loop than "
+                    f"video_mtr; expected the plugin's; set trainer.v1.trainer_mode={self.base_mode}, or the rows' "
+                    "agent_name to video_mtr"
+                )
+            trajectory = Trajectory.from_dict(extra[TRAJECTORY_FIELD])
+            rows.append(TrajectoryRow(place=place, number=extra[ROW_FIELD], trajectory=trajectory))
+        return rows
 
     def _bootstrap(self, trajectories: Sequence[Trajectory], metrics: dict) -> float:
         counted = count_batch(
@@ -128,6 +165,7 @@ class VideoMTRMixin(PPOTrainer):
 
     def _report(self, trajectories: Sequence[Trajectory], metrics: dict) -> None:
         """Log the step's metrics, stop where too many trajectories are lost, and write the others out."""
+        started = time.monotonic()
         metrics.update(summarize(trajectories))
         lost = self._drain_lost()
         metrics["videomtr/video/unreadable"] = float(sum(report["kind"] == "unreadable" for report in lost))
@@ -145,10 +183,13 @@ class VideoMTRMixin(PPOTrainer):
             )
         if self.videomtr.dump.dir:
             self._dump(trajectories, Path(self.videomtr.dump.dir))
+        metrics["videomtr/seconds/report"] = time.monotonic() - started
 
     def _dump(self, trajectories: Sequence[Trajectory], directory: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True)
-        kept = trajectories[: round(self.videomtr.dump.share * len(trajectories))]
+        # By chance, not the first ones: verl has sorted the batch by length.
+        num_kept = round(self.videomtr.dump.share * len(trajectories))
+        kept = random.Random(self.global_steps).sample(trajectories, num_kept)
         lines = [
             json.dumps({"step": self.global_steps, **trajectory.to_dict()}, ensure_ascii=False) + "\n"
             for trajectory in kept

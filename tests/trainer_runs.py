@@ -1,0 +1,101 @@
+"""verl's own trainer in a process of its own, on the CPU, for the end-to-end tests that are slow."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from verl_videomtr.sample import Sample, read_rows, write_rows
+
+ROOT = Path(__file__).parents[1]
+CACHE = ROOT / ".cache" / "tests"
+
+
+def build_model(script: str) -> Path:
+    """Teach a tiny model with `tests/e2e/<script>`, or take it from the cache while its sources are the same."""
+    path = ROOT / "tests" / "e2e" / script
+    package = ROOT / "verl_videomtr"
+    sources = [path, ROOT / "recipes/learning_study/tiny_model.py", package / "episode.py", package / "prompts.py"]
+    sources += [package / "prompts/tiny.yaml", *path.parent.glob("*.yaml"), *package.glob("conf/tools/*.yaml")]
+    digest = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
+    target = CACHE / f"{path.stem}_{digest[:12]}"
+    if not target.exists():
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        subprocess.run([sys.executable, str(path), str(target)], cwd=ROOT, env=environment, check=True)
+    return target
+
+
+def make_data(folder: Path, num_rows: int, *, answer: str = "A") -> Path:
+    """Make synthetic videos and rows; the answer is the same everywhere, so that a habit is right often."""
+    subprocess.run(
+        [sys.executable, "-m", "data_prep.synthetic", "--out", str(folder), "--seed", "1", "--num-train", str(num_rows)]
+        + ["--num-val", "4", "--num-test", "4", "--pool-size", "64", "--num-scenes", "4", "--num-distractors", "3"],
+        cwd=ROOT,
+        check=True,
+    )
+    for name in ("train", "val"):
+        rows = read_rows(folder / f"{name}.parquet")
+        fields = Sample.__dataclass_fields__
+        values = [{**{field: getattr(row, field) for field in fields}, "answer": answer} for row in rows]
+        write_rows(folder / f"{name}.parquet", [Sample(**value) for value in values])
+    return folder
+
+
+def train(run: Path, *overrides: str, data: Path, model: Path, probe: str, timeout: float = 900) -> str:
+    """Run the trainer with a probe module loaded beside the plugin; return its log.
+
+    Args:
+        run: folder for logs, metrics and what the probe writes.
+        overrides: behind those that every run has.
+        probe: a module in tests/e2e.
+    """
+    run.mkdir(parents=True, exist_ok=True)
+    number = len(list(run.glob("train_*.log")))
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests" / "e2e"), os.environ.get("PYTHONPATH", "")]),
+        "VERL_USE_EXTERNAL_MODULES": f"verl_videomtr.verl_plugin.register,{probe}",
+        "VIDEOMTR_PROBE_DIR": str(run),
+        "VERL_FILE_LOGGER_PATH": str(run / f"metrics_{number}.jsonl"),
+        "VERL_PLATFORM": "cpu",
+        "HF_HUB_OFFLINE": "1",
+        "HYDRA_FULL_ERROR": "1",
+        "TORCHDYNAMO_DISABLE": "1",
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        "VLLM_NO_USAGE_STATS": "1",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_worker_niceness": "0",
+        "PYTHONDONTWRITEBYTECODE": "",
+        "OMP_NUM_THREADS": "2",
+    }
+    command = [
+        sys.executable, "-m", "verl.trainer.main_ppo",
+        f"data.train_files={data / 'train.parquet'}", f"data.val_files={data / 'val.parquet'}", "data.shuffle=false",
+        f"videomtr.video.root={data}", f"actor_rollout_ref.model.path={model}", f"critic.model.path={model}",
+        "actor_rollout_ref.actor.optim.lr=1e-5",
+        f"trainer.default_local_dir={run / 'checkpoints'}", "trainer.logger=[console,file]",
+        "trainer.project_name=e2e", "trainer.experiment_name=e2e", "trainer.total_epochs=100",
+        "trainer.save_freq=-1", "trainer.val_before_train=false", "trainer.test_freq=-1", "trainer.resume_mode=disable",
+        *overrides,
+    ]  # fmt: skip
+    log = run / f"train_{number}.log"
+    with log.open("w") as output:
+        result = subprocess.run(
+            command, cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT, timeout=timeout
+        )
+    text = log.read_text(errors="replace")
+    if result.returncode:
+        pytest.fail(f"the trainer exited with {result.returncode}:\n" + "\n".join(text.splitlines()[-60:]))
+    return text
+
+
+def read_metrics(run: Path) -> dict[int, dict]:
+    """Return the metrics that verl's file logger wrote, by step."""
+    entries = [json.loads(line) for path in run.glob("metrics_*.jsonl") for line in path.read_text().splitlines()]
+    return {entry["step"]: entry["data"] for entry in entries}

@@ -1,0 +1,74 @@
+"""Contradictions found when `main_ppo` starts, before Ray does: a Hydra callback that the groups of this package name.
+
+Inside the cluster the same checks run once more, for launchers that bring their configuration another way. Those that
+need the data files run here alone.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf
+
+from verl_videomtr.verl_plugin.checks import BONUS_ESTIMATOR, check_config, reward_config
+from verl_videomtr.verl_plugin.settings import load_settings
+
+STOCK_MODES = ("sync", "colocate_async", "separate_async")
+"""verl's own trainers; each has one of the plugin's on top of it, named `video_mtr_` and its name."""
+
+
+class LaunchCheck(Callback):
+    """Ends the program with one line and exit code 2 where the configuration contradicts itself."""
+
+    def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
+        try:
+            check_launch(config)
+        except (ValueError, OSError) as error:
+            # Hydra turns exceptions of a callback into warnings; leaving the program is not one.
+            sys.stderr.write(f"verl_videomtr: {error}\n")
+            raise SystemExit(2) from None
+
+
+def check_launch(config: DictConfig) -> None:
+    """Raise ValueError for the first contradiction; the message names the override that mends it."""
+    check_config(config, load_settings(config))
+    mode = OmegaConf.select(config, "trainer.v1.trainer_mode")
+    if str(config.algorithm.adv_estimator) == BONUS_ESTIMATOR and mode in STOCK_MODES:
+        raise ValueError(
+            f"algorithm.adv_estimator={BONUS_ESTIMATOR} with trainer.v1.trainer_mode={mode}, which hands the critic's "
+            "values to no registered estimator; expected the plugin's own; "
+            f"set trainer.v1.trainer_mode=video_mtr_{mode}"
+        )
+    _check_ground_truth(config)
+
+
+def _check_ground_truth(config: DictConfig) -> None:
+    """Turn-level rewards compare frames with ground truth: without any in the data they would silently be zero."""
+    reward = reward_config(config)
+    if reward is None or reward.accuracy_only or not reward.turn_level:
+        return
+    files = config.data.train_files
+    for file in [files] if isinstance(files, str) else list(files or []):
+        if _has_segments(file) is not False:
+            return
+    raise ValueError(
+        f"data.train_files={files}: no row has ground-truth segments, so every turn-level reward would be 0; expected "
+        "segments in extra_info of some rows; prepare grounded data (data_prep/README.md), or train without turn-level "
+        "rewards: +videomtr/ablation=no_turn_reward"
+    )
+
+
+def _has_segments(file: str) -> bool | None:
+    """Whether any row of a file has segments; None where that cannot be seen from here."""
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    try:
+        column = pq.read_table(file, columns=["extra_info"])["extra_info"].combine_chunks()
+    except (OSError, KeyError, ValueError):
+        return None  # a remote or missing file, or one of another form: verl says so itself
+    if column.type.get_field_index("segments") < 0:
+        return False
+    return bool(pc.any(pc.is_valid(pc.struct_field(column, "segments"))).as_py())
