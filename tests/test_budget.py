@@ -8,7 +8,6 @@ from verl_videomtr.budget import (
     Needs,
     Row,
     TextTokens,
-    frame_bytes,
     largest_frame_tokens,
     played_rows,
     round_up,
@@ -95,11 +94,10 @@ def test_played_rows_want_one_number_per_turn():
         played_rows(EpisodeConfig(), frames_per_turn=[1] * 4, response_tokens_per_turn=[1] * 4, frame_tokens=9)
 
 
-def test_frames_of_the_default_pool_are_of_128_tokens_and_two_and_a_half_megabytes():
+def test_frames_of_the_default_pool_are_of_128_tokens():
     assert largest_frame_tokens(PoolConfig()) == 128
     assert largest_frame_tokens(PoolConfig(size=(28, 56))) == 2
     assert largest_frame_tokens(PoolConfig(patch_px=16, max_pixels=128 * 32 * 32)) == 128
-    assert frame_bytes(128, PoolConfig()) == 128 * 4 * 3 * 2 * 14 * 14 * 4 == 2_408_448
 
 
 def test_lengths_are_rounded_up_to_whole_steps():

@@ -1,4 +1,4 @@
-"""What an episode costs in tokens, frames and bytes: constants of the episode in, the rows it becomes out.
+"""What an episode costs in tokens and frames: constants of the episode in, the rows it becomes out.
 
 A row is a prompt and the response behind it, as the trainer stores it. While all turns fit the window an episode is
 one row: the instructions and the overview are its prompt, everything behind them its response. Once the window slides,
@@ -15,8 +15,6 @@ from verl_videomtr.video.plan import PoolConfig
 
 LENGTH_STEP = 256
 """Proposed lengths are multiples of this."""
-TEMPORAL_PATCH = 2
-"""An image is shown to Qwen's vision encoders twice in time, so its patches hold every pixel twice."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,15 +81,6 @@ def largest_frame_tokens(pool: PoolConfig) -> int:
         return pool.max_pixels // pool.factor_px**2
     height, width = (max(1, round(side / pool.factor_px)) for side in pool.size)
     return height * width
-
-
-def frame_bytes(frame_tokens: int, pool: PoolConfig) -> int:
-    """Bytes of one frame's pixel tensor on its way from the agent loop to the models, float32.
-
-    frame_tokens * merge^2 patches of 3 channels * 2 repetitions * patch_px^2 pixels: 2.4 MB at 128 tokens.
-    """
-    patches = frame_tokens * pool.merge**2
-    return patches * 3 * TEMPORAL_PATCH * pool.patch_px**2 * 4
 
 
 def worst_rows(

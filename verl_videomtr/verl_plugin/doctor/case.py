@@ -1,0 +1,111 @@
+"""What the checks look at: the configuration, and what was loaded or measured for it, each once."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import functools
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from verl_videomtr.sample import AGENT_NAME, Sample
+from verl_videomtr.verl_plugin.settings import Settings
+
+
+@dataclasses.dataclass(kw_only=True)
+class Case:
+    """One configuration under examination."""
+
+    config: DictConfig
+    """As composed, interpolations resolved."""
+    settings: Settings
+    """Its `videomtr.*`."""
+    elsewhere: bool = False
+    """The run will start on another machine: files and devices of this one say nothing."""
+    samples: dict[str, list[Sample]] = dataclasses.field(default_factory=dict)
+    """`train` and `val` rows, where they could be read."""
+    frame_sizes: list[tuple[int, int]] = dataclasses.field(default_factory=list)
+    """(height, width) at which the videos that were opened are served."""
+    model: Any = None
+    """verl's HFModelConfig of the policy, where it could be loaded."""
+    measured: Any = None
+    """`model.Measured` lengths, where they could be measured."""
+
+    @classmethod
+    def of(cls, config: DictConfig, settings: Settings, *, elsewhere: bool = False) -> Case:
+        resolved = copy.deepcopy(config)
+        OmegaConf.resolve(resolved)
+        return cls(config=resolved, settings=settings, elsewhere=elsewhere)
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """Select a key; the default where it is absent or null."""
+        value = OmegaConf.select(self.config, key)
+        return default if value is None else value
+
+    @property
+    def rollout(self) -> DictConfig:
+        return self.config.actor_rollout_ref.rollout
+
+    @property
+    def num_gpus(self) -> int:
+        """GPUs (or, on the CPU, processes) of all nodes."""
+        return int(self.config.trainer.n_gpus_per_node) * int(self.config.trainer.nnodes)
+
+    @property
+    def is_cpu(self) -> bool:
+        return str(self.get("trainer.device")) == "cpu"
+
+    @property
+    def uses_own_loop(self) -> bool:
+        return str(self.get("actor_rollout_ref.rollout.agent.default_agent_loop")) == AGENT_NAME
+
+    @property
+    def has_critic(self) -> bool:
+        return bool(self.get("critic.enable"))
+
+    @property
+    def has_reference(self) -> bool:
+        """Whether a reference model is loaded of its own: LoRA reads it from the actor."""
+        asked = self.get("algorithm.use_kl_in_reward") or self.get("actor_rollout_ref.actor.use_kl_loss")
+        return bool(asked) and not self.has_lora
+
+    @property
+    def has_lora(self) -> bool:
+        model = self.config.actor_rollout_ref.model
+        rank = (model.get("lora") or {}).get("rank", 0) or model.get("lora_rank", 0)
+        return rank > 0 or model.get("lora_adapter_path") is not None
+
+    @property
+    def is_fsdp(self) -> bool:
+        return str(self.get("actor_rollout_ref.actor.strategy", "")).startswith("fsdp")
+
+    @functools.cached_property
+    def sequence_parallel(self) -> dict[str, int]:
+        """GPUs over which each FSDP model spreads one row; verl reads the critic's from `critic.fsdp` alone."""
+
+        def size(section: str, engine: str) -> int:
+            outer = int(self.get(f"{section}.ulysses_sequence_parallel_size", 1))
+            inner = int(self.get(f"{section}.{engine}.ulysses_sequence_parallel_size", 1))
+            return outer if outer > 1 else inner
+
+        sizes = {"actor": size("actor_rollout_ref.actor", "fsdp_config")}
+        if self.has_reference:
+            sizes["ref"] = size("actor_rollout_ref.ref", "fsdp_config")
+        if self.has_critic:
+            sizes["critic"] = int(self.get("critic.fsdp.ulysses_sequence_parallel_size", 1))
+        return sizes
+
+    def override(self, key: str, value: Any) -> str:
+        """Write the override that sets a key: with a + where the configuration does not have it yet."""
+        parent, _, leaf = key.rpartition(".")
+        section = OmegaConf.select(self.config, parent)
+        exists = isinstance(section, DictConfig) and leaf in section
+        return f"{'' if exists else '+'}{key}={value}"
+
+    def files(self, split: str) -> list[str]:
+        """Paths of `data.train_files` or `data.val_files`."""
+        value = self.get(f"data.{split}_files")
+        names = [value] if isinstance(value, str) else list(value or [])
+        return [name if "://" in name else str(Path(name).expanduser()) for name in names]

@@ -1,0 +1,190 @@
+"""Can the data be read? Rows, their number, a sample of the videos, and room for the cache."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from verl_videomtr.sample import Sample, SampleError, read_rows, resolve_video
+from verl_videomtr.verl_plugin.doctor.case import Case
+from verl_videomtr.verl_plugin.doctor.findings import Finding, error, note, ok, warning
+from verl_videomtr.video.cache_entry import FORMS
+from verl_videomtr.video.decode_workers import DecodeWorkers
+from verl_videomtr.video.errors import VideoError
+
+SAMPLED_VIDEOS = 12
+"""Videos of each file list that are opened."""
+VIDEO_SECONDS = 20.0
+"""After so long no further video is opened."""
+JPEG_SHARE = 0.2
+"""Size of a JPEG cache, as a share of a raw one."""
+CHECK_FILES = "python -m data_prep.check lists every broken row and video"
+
+
+def check_data(case: Case) -> Iterator[Finding]:
+    """Read the rows and open some videos; leaves `case.samples` and `case.frame_sizes` behind."""
+    for split in ("train", "val"):
+        yield from _rows(case, split)
+    yield from _numbers(case)
+    if case.samples:
+        yield from _videos(case)
+        yield from _cache(case)
+
+
+def _rows(case: Case, split: str) -> Iterator[Finding]:
+    key = f"data.{split}_files"
+    names = case.files(split)
+    if not names:
+        yield error(f"data.{split}", f"{key} is empty", why="verl's trainer needs the file", fix=f"{key}=FILE.parquet")
+    samples: list[Sample] = []
+    for name in names:
+        if "://" in name:
+            yield note(f"data.{split}", f"{name} is not on this machine, so its rows were not read")
+        elif case.elsewhere and not Path(name).is_file():
+            yield note(f"data.{split}", f"{name} is not here, so its rows were not read")
+        else:
+            try:
+                samples += read_rows(name)
+            except SampleError as broken:
+                yield error(
+                    f"data.{split}",
+                    f"{key}: {broken}",
+                    why="verl cannot load the file, or the agent loop refuses the row and loses its episodes",
+                    fix=f"mend or rebuild it; {CHECK_FILES}",
+                )
+    most = int(case.get(f"data.{split}_max_samples", -1))
+    if samples:
+        case.samples[split] = samples if most < 0 else samples[:most]
+        grounded = sum(sample.segments is not None for sample in case.samples[split])
+        yield ok(f"data.{split}", f"{len(case.samples[split])} rows, {grounded} with ground truth")
+
+
+def _numbers(case: Case) -> Iterator[Finding]:
+    train = case.samples.get("train")
+    size = int(case.config.data.train_batch_size)
+    if train is not None and len(train) < size:
+        yield error(
+            "data.train",
+            f"{len(train)} training rows, fewer than data.train_batch_size={size}",
+            why="an epoch has no whole batch: verl counts 0 training steps",
+            fix=f"data.train_batch_size={len(train)} actor_rollout_ref.actor.ppo_mini_batch_size={len(train)}, "
+            "or more rows",
+        )
+
+
+def _videos(case: Case) -> Iterator[Finding]:
+    settings = case.settings.video
+    chosen = {split: _spread([s.video for s in rows]) for split, rows in case.samples.items()}
+    videos = list(dict.fromkeys(video for names in chosen.values() for video in names))
+    if case.elsewhere and (settings.root is None or not Path(settings.root).is_dir()):
+        yield note("data.videos", f"videomtr.video.root={settings.root} is not on this machine: no video was opened")
+        return
+    sizes, problems = _open(case, videos)
+    case.frame_sizes = list(sizes.values())
+    num = len(sizes) + len(problems)
+    if not problems:
+        yield ok("data.videos", f"{num} videos of {len(_names(case))} open")
+        return
+    name, problem = next(iter(problems.items()))
+    what = f"{len(problems)} of {num} videos cannot be used: {problem}"
+    if not sizes and isinstance(problem, SampleError):
+        fix = "videomtr.video.root=<the folder that the rows' paths begin in>"
+    elif not sizes:
+        fix = f"videomtr.video.root=<the folder that holds {name}>"
+    else:
+        fix = f"remove their rows; {CHECK_FILES}"
+    if len(problems) / num > settings.max_unreadable_share:
+        yield error(
+            "data.videos",
+            what,
+            why="their episodes are lost, and a step that loses a larger share than "
+            f"videomtr.video.max_unreadable_share={settings.max_unreadable_share} stops the run",
+            fix=fix,
+        )
+    else:
+        yield warning("data.videos", what, why="the episodes of such videos are lost", fix=fix)
+
+
+def _open(case: Case, videos: list[str]) -> tuple[dict[str, tuple[int, int]], dict[str, Exception]]:
+    """Plan the pools of some videos: frame sizes, and what went wrong."""
+    settings = case.settings.video
+    sizes: dict[str, tuple[int, int]] = {}
+    problems: dict[str, Exception] = {}
+    workers = DecodeWorkers(settings.workers)
+    deadline = time.monotonic() + VIDEO_SECONDS
+
+    def plan(video: str) -> None:
+        if time.monotonic() > deadline:
+            return
+        try:
+            sizes[video] = workers.plan(str(resolve_video(video, settings.root)), settings.pool).size
+        except (VideoError, SampleError) as problem:
+            problems[video] = problem
+
+    try:
+        with ThreadPoolExecutor(settings.workers.num_processes) as threads:
+            list(threads.map(plan, videos))
+    finally:
+        workers.close()
+    return sizes, problems
+
+
+def _cache(case: Case) -> Iterator[Finding]:
+    cache = case.settings.video.cache
+    if cache.dir is None:
+        return
+    place = _existing(Path(cache.dir).expanduser())
+    if not place.is_dir() or not os.access(place, os.W_OK):
+        yield error(
+            "data.cache",
+            f"videomtr.video.cache.dir={cache.dir} cannot be made or written ({place})",
+            why="every agent-loop worker makes its folders at its start, and loses all episodes",
+            fix="videomtr.video.cache.dir=<a writable folder>, or null to decode frames each time",
+        )
+        return
+    if not case.frame_sizes:
+        return
+    mean = sum(height * width for height, width in case.frame_sizes) / len(case.frame_sizes)
+    raw = mean * 3 * case.settings.episode.pool_size * len(_names(case)) / 2**30
+    need = raw if cache.form == "raw" else raw * JPEG_SHARE
+    free = shutil.disk_usage(place).free / 2**30
+    if cache.max_gib is not None and cache.max_gib > free:
+        yield warning(
+            "data.cache",
+            f"videomtr.video.cache.max_gib={cache.max_gib}, {free:.1f} GiB are free at {place}",
+            why="the cache may fill the disk, on which checkpoints and logs may lie",
+            fix=f"videomtr.video.cache.max_gib={max(1, int(free * 0.8))}",
+        )
+    elif cache.max_gib is None and need > free:
+        fits = [form for form in FORMS if (raw if form == "raw" else raw * JPEG_SHARE) <= free]
+        bound = f"videomtr.video.cache.max_gib={max(1, int(free * 0.8))}"
+        yield warning(
+            "data.cache",
+            f"{len(_names(case))} videos need about {need:.0f} GiB as {cache.form}, {free:.1f} are free at {place}",
+            why="the cache fills the disk; what does not fit is decoded each time",
+            fix=f"videomtr.video.cache.form={fits[0]}" if fits else bound,
+        )
+    else:
+        yield ok("data.cache", f"{cache.dir}: about {need:.1f} GiB as {cache.form}, {free:.1f} free")
+
+
+def _names(case: Case) -> set[str]:
+    return {sample.video for rows in case.samples.values() for sample in rows}
+
+
+def _existing(path: Path) -> Path:
+    """The path itself, or the nearest folder above it that exists."""
+    while not path.exists() and path != path.parent:
+        path = path.parent
+    return path
+
+
+def _spread(videos: list[str]) -> list[str]:
+    """Some of the distinct videos, evenly over the file."""
+    distinct = list(dict.fromkeys(videos))
+    step = max(1, len(distinct) // SAMPLED_VIDEOS)
+    return distinct[::step][:SAMPLED_VIDEOS]

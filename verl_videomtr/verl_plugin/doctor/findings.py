@@ -1,0 +1,87 @@
+"""What the doctor says: one finding is one line."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import json
+from collections.abc import Sequence
+
+
+class Level(str, enum.Enum):
+    """How bad a finding is."""
+
+    ERROR = "error"
+    """The run would stop, or train on nothing."""
+    WARNING = "warning"
+    """The run would go on, worse than it should."""
+    NOTE = "note"
+    """Something that could not be checked here, and why."""
+    OK = "ok"
+    """Checked, nothing wrong."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One line of the report."""
+
+    level: Level
+    check: str
+    """Which check found it, e.g. `lengths.prompt`; docs/doctor.md lists them."""
+    what: str
+    """What is so, with its value."""
+    why: str = ""
+    """What would happen, and where; empty for `ok`."""
+    fix: str = ""
+    """The override or command that mends it; empty where there is nothing to mend."""
+
+    def line(self) -> str:
+        """The finding as text, on one line."""
+        parts = [f"{self.level.value:<7} {self.check:<19} {self.what}"]
+        parts += [self.why] if self.why else []
+        parts += [f"fix: {self.fix}"] if self.fix else []
+        return " ".join("; ".join(parts).split("\n"))
+
+
+def error(check: str, what: str, *, why: str, fix: str) -> Finding:
+    return Finding(level=Level.ERROR, check=check, what=what, why=why, fix=fix)
+
+
+def warning(check: str, what: str, *, why: str, fix: str) -> Finding:
+    return Finding(level=Level.WARNING, check=check, what=what, why=why, fix=fix)
+
+
+def note(check: str, what: str, *, fix: str = "") -> Finding:
+    return Finding(level=Level.NOTE, check=check, what=what, fix=fix)
+
+
+def ok(check: str, what: str) -> Finding:
+    return Finding(level=Level.OK, check=check, what=what)
+
+
+def exit_code(findings: Sequence[Finding]) -> int:
+    """0 without errors, 1 with."""
+    return int(any(finding.level is Level.ERROR for finding in findings))
+
+
+def as_json(findings: Sequence[Finding], *, seconds: float) -> str:
+    """The report for programs: {"ok", "errors", "warnings", "seconds", "findings": [...]}."""
+    count = {level: sum(finding.level is level for finding in findings) for level in Level}
+    report = {
+        "ok": not count[Level.ERROR],
+        "errors": count[Level.ERROR],
+        "warnings": count[Level.WARNING],
+        "seconds": round(seconds, 1),
+        "findings": [{**dataclasses.asdict(finding), "level": finding.level.value} for finding in findings],
+    }
+    return json.dumps(report, indent=2, ensure_ascii=False)
+
+
+def summary(findings: Sequence[Finding], *, seconds: float) -> str:
+    """The last line of the report."""
+    count = {level: sum(finding.level is level for finding in findings) for level in Level}
+    verdict = "this configuration would not run" if count[Level.ERROR] else "nothing found that would stop it"
+    return (
+        f"{verdict}: {count[Level.ERROR]} errors, {count[Level.WARNING]} warnings, {count[Level.OK]} checks passed "
+        f"({seconds:.1f} s)"
+    )

@@ -1,0 +1,139 @@
+"""Does this machine have what the configuration asks for? GPUs and their memory, flash-attn, shared memory."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from verl_videomtr.model_shapes import find_shape
+from verl_videomtr.verl_plugin.doctor.case import Case
+from verl_videomtr.verl_plugin.doctor.findings import Finding, error, note, ok, warning
+
+SHARED_MEMORY = Path("/dev/shm")
+STORE_MIB = 1024
+"""Shared memory below which Ray's object store moves to the disk."""
+TRAINED_BYTES = 16
+"""Bytes of a trained parameter in float32: itself, its gradient, and Adam's two moments."""
+
+
+def check_machine(case: Case) -> Iterator[Finding]:
+    """Look at this machine, unless the run starts on another one."""
+    if case.elsewhere:
+        yield note("machine", "GPUs, flash-attn and shared memory are those of another machine: not looked at")
+        return
+    yield from _attention(case)
+    yield from _gpus(case)
+    yield from _shared_memory(case)
+
+
+def _attention(case: Case) -> Iterator[Finding]:
+    """flash-attn is asked for by verl's defaults, and no requirement of verl's brings it."""
+    sections = ["actor_rollout_ref.model"] + (["critic.model"] if case.has_critic else [])
+    wants = []
+    for section in sections:
+        attention = case.get(f"{section}.override_config.attn_implementation", "flash_attention_2")
+        if str(attention).startswith("flash_attention"):
+            wants.append(f"{section}.override_config.attn_implementation={attention}")
+        if case.get(f"{section}.use_remove_padding"):
+            wants.append(f"{section}.use_remove_padding=true")
+    if not wants:
+        yield ok("machine.attention", "no flash-attn needed")
+        return
+    device = "cpu" if case.is_cpu else "gpu"
+    if importlib.util.find_spec("flash_attn") is None:
+        yield error(
+            "machine.attention",
+            f"flash-attn is not installed, and {', '.join(wants)} need it (both are verl's defaults)",
+            why="transformers refuses to build the model, or its first packed batch fails",
+            fix=f"+videomtr/device={device}, or install flash-attn",
+        )
+    elif case.is_cpu:
+        yield error(
+            "machine.attention",
+            f"{', '.join(wants)} with trainer.device=cpu",
+            why="flash-attn has no CPU form",
+            fix="+videomtr/device=cpu",
+        )
+    else:
+        yield ok("machine.attention", "flash-attn is installed")
+
+
+def _gpus(case: Case) -> Iterator[Finding]:
+    if case.is_cpu:
+        return
+    import torch
+
+    asked = int(case.config.trainer.n_gpus_per_node)
+    here = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if here < asked:
+        if os.environ.get("RAY_ADDRESS") or int(case.config.trainer.nnodes) > 1:
+            yield note("machine.gpus", f"{here} GPUs here; the cluster's are not looked at")
+            return
+        yield error(
+            "machine.gpus",
+            f"trainer.n_gpus_per_node={asked}, {here} GPUs are here",
+            why="verl finds too few in the Ray cluster that it starts here ('Total available GPUs ...')",
+            fix=f"trainer.n_gpus_per_node={here}" if here else "run it where the GPUs are, or +videomtr/device=cpu",
+        )
+        return
+    yield ok("machine.gpus", f"{here} x {torch.cuda.get_device_name(0)}")
+    yield from _memory(case, torch.cuda.get_device_properties(0).total_memory / 2**30)
+
+
+def _memory(case: Case, gib: float) -> Iterator[Finding]:
+    """Weights and optimizer alone, by arithmetic: what the planner works out in full."""
+    try:
+        shape, _ = find_shape(str(case.get("actor_rollout_ref.model.path")))
+    except ValueError:
+        return
+    states = state_gib(case, shape.num_params, shape.num_value_params)
+    if states > gib:
+        yield warning(
+            "machine.memory",
+            f"weights, gradients and optimizer states take about {states:.0f} GiB of each GPU's {gib:.0f}",
+            why="the first update runs out of memory (an estimate: float32, fully sharded, not counting activations)",
+            fix="actor_rollout_ref.actor.fsdp_config.param_offload=true "
+            "actor_rollout_ref.actor.fsdp_config.optimizer_offload=true critic.fsdp.param_offload=true "
+            "critic.fsdp.optimizer_offload=true, or more GPUs",
+        )
+
+
+def state_gib(case: Case, num_params: int, num_value_params: int) -> float:
+    """GiB that trained models hold on each GPU in an update: 16 bytes a parameter over all ranks, none if offloaded."""
+    held = 0.0
+    for key, number in (("actor_rollout_ref.actor.fsdp_config", num_params), ("critic.fsdp", num_value_params)):
+        if key == "critic.fsdp" and not case.has_critic:
+            continue
+        if key != "critic.fsdp" and case.has_lora:
+            continue
+        if not case.get(f"{key}.optimizer_offload"):
+            held += TRAINED_BYTES * number
+    return held / case.num_gpus / 2**30
+
+
+def _shared_memory(case: Case) -> Iterator[Finding]:
+    if not SHARED_MEMORY.is_dir():
+        return
+    free = shutil.disk_usage(SHARED_MEMORY).free / 2**20
+    # Without CUDA IPC verl hands the weights to vLLM through a bucket in shared memory.
+    bucket = int(case.get("actor_rollout_ref.rollout.checkpoint_engine.update_weights_bucket_megabytes", 0))
+    if case.is_cpu and bucket > free:
+        yield error(
+            "machine.shm",
+            f"{free:.0f} MiB free in {SHARED_MEMORY}, the weights' bucket takes {bucket}",
+            why="verl's workers die with a bus error when they hand the weights to vLLM",
+            fix="actor_rollout_ref.rollout.checkpoint_engine.update_weights_bucket_megabytes=16, or a container with "
+            "--shm-size=4g",
+        )
+    elif free < STORE_MIB:
+        yield warning(
+            "machine.shm",
+            f"{free:.0f} MiB free in {SHARED_MEMORY}",
+            why="Ray's object store moves to the disk, and everything between workers becomes slow",
+            fix="start the container with --shm-size=4g or more",
+        )
+    else:
+        yield ok("machine.shm", f"{free / 1024:.1f} GiB free in {SHARED_MEMORY}")

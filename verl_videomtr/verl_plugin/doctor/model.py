@@ -1,0 +1,284 @@
+"""Can this model be trained so? Its processor, value head and chat template, and what its texts and frames cost.
+
+The policy's config, tokenizer and processor are loaded through verl's own HFModelConfig; weights are not touched.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf, open_dict
+
+from verl_videomtr.verl_plugin.doctor.case import Case
+from verl_videomtr.verl_plugin.doctor.findings import Finding, error, note, ok, warning
+from verl_videomtr.verl_plugin.doctor.rendering import Measured, Renderer, largest_size, measure_text
+from verl_videomtr.video.sizing import grid_size
+
+USUAL_SIZE = (1080, 1920)
+"""Stands for the videos where none could be opened."""
+
+
+def check_model(case: Case) -> Iterator[Finding]:
+    """Load the policy's files and judge them; leaves `case.model` and `case.measured` behind."""
+    path = str(case.get("actor_rollout_ref.model.path"))
+    found = _load(case, "actor_rollout_ref.model")
+    if isinstance(found, Finding):
+        yield found
+        return
+    model, complaint = found
+    if model.processor is None:
+        yield error(
+            "model.processor",
+            f"actor_rollout_ref.model.path={path} has no multimodal processor that verl accepts ({complaint})",
+            why="verl goes on without one, and every episode is refused by the agent loop",
+            fix="actor_rollout_ref.model.path=<a vision-language checkpoint with its processor files>",
+        )
+        return
+    case.model = model
+    yield ok("model.processor", f"{type(model.processor).__name__} of {path}")
+    yield from _heads(case)
+    yield from _positions(case)
+    if case.has_critic:
+        yield from _critic(case)
+    if not case.uses_own_loop:
+        yield note("model.template", "the agent loop is not video_mtr: its messages are not rendered here")
+        return
+    try:
+        yield from _measure(case)
+    except Exception as failure:  # of the template, the builder or the processor: the agent loop's own calls
+        yield error(
+            "model.template",
+            f"the chat template of {path} cannot play an episode: {type(failure).__name__}: {failure}",
+            why="the agent loop makes the same calls in every episode, and loses all of them",
+            fix="choose a checkpoint whose template only appends, or repair it with "
+            "actor_rollout_ref.model.custom_chat_template",
+        )
+
+
+def _load(case: Case, key: str) -> tuple[Any, str] | Finding:
+    """Make verl's HFModelConfig of a section: it, and what was warned of meanwhile."""
+    from verl.utils.config import omega_conf_to_dataclass
+    from verl.workers.config import HFModelConfig
+
+    section = copy.deepcopy(OmegaConf.select(case.config, key))
+    path = str(section.path)
+    local = find_files(path)
+    if local is None:
+        return _missing(case, key, path)
+    with open_dict(section):
+        section.path = local
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            model = omega_conf_to_dataclass(section, dataclass_type=HFModelConfig)
+        except Exception as failure:
+            return error(
+                "model.files",
+                f"{key}.path={path} does not load: {type(failure).__name__}: {failure}",
+                why="every worker that holds the model or its tokenizer loads the same files at its start",
+                fix=f"{key}.path=<a checkpoint folder as transformers saves it>",
+            )
+    complaints = [str(entry.message) for entry in caught if "processor" in str(entry.message).lower()]
+    return model, complaints[-1] if complaints else "a tokenizer alone"
+
+
+def find_files(path: str) -> str | None:
+    """The folder that a model path means on this machine, without downloading; None where there is none."""
+    folder = Path(path).expanduser()
+    if folder.is_dir():
+        return str(folder)
+    if path.startswith(("/", "~", ".")) or "://" in path:
+        return None
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return snapshot_download(path, local_files_only=True)
+    except (LocalEntryNotFoundError, HFValidationError):
+        return None
+
+
+def _missing(case: Case, key: str, path: str) -> Finding:
+    is_hub_name = not path.startswith(("/", "~", ".")) and path.count("/") == 1
+    if "://" in path or case.elsewhere or (is_hub_name and not _is_offline()):
+        return note(
+            "model.files",
+            f"{key}.path={path} is not on this machine, so its processor, template and lengths were not checked",
+            fix=f"hf download {path}" if is_hub_name else "",
+        )
+    return error(
+        "model.files",
+        f"{key}.path={path} is no folder here" + (", and HF_HUB_OFFLINE is set" if is_hub_name else ""),
+        why="verl loads tokenizer and weights from it at the start",
+        fix=f"{key}.path=<a checkpoint folder>" + (f", or `hf download {path}`" if is_hub_name else ""),
+    )
+
+
+def _is_offline() -> bool:
+    from huggingface_hub import constants
+
+    return bool(constants.HF_HUB_OFFLINE)
+
+
+def _text_config(config: Any) -> Any:
+    return getattr(config, "text_config", None) or config
+
+
+def _heads(case: Case) -> Iterator[Finding]:
+    config = _text_config(case.model.hf_config)
+    heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
+    size = int(case.rollout.tensor_model_parallel_size)
+    if heads % size:
+        yield error(
+            "model.heads",
+            f"rollout.tensor_model_parallel_size={size} does not divide the model's {heads} attention heads",
+            why="vLLM refuses to start",
+            fix=f"actor_rollout_ref.rollout.tensor_model_parallel_size={_dividing(heads, size)}",
+        )
+    for role, size in case.sequence_parallel.items():
+        if heads % size or (kv_heads % size and size % kv_heads):
+            key = "critic.fsdp" if role == "critic" else f"actor_rollout_ref.{role}"
+            yield error(
+                "model.heads",
+                f"{key}.ulysses_sequence_parallel_size={size} does not divide the model's {heads} attention heads "
+                f"and {kv_heads} of keys",
+                why=f"verl asserts it when it builds the {role} (apply_monkey_patch)",
+                fix=f"{key}.ulysses_sequence_parallel_size={_dividing(heads, size)}",
+            )
+        if size > 1 and not case.get("critic.model.use_remove_padding" if role == "critic" else _PADDING):
+            section = "critic.model" if role == "critic" else "actor_rollout_ref.model"
+            yield error(
+                "model.heads",
+                f"sequence parallelism over {size} GPUs with {section}.use_remove_padding=false",
+                why=f"verl's FSDP engine refuses it when it builds the {role}",
+                fix=f"{section}.use_remove_padding=true (needs flash-attn), or no sequence parallelism",
+            )
+
+
+_PADDING = "actor_rollout_ref.model.use_remove_padding"
+
+
+def _dividing(number: int, most: int) -> int:
+    return next(size for size in range(most, 0, -1) if number % size == 0)
+
+
+def _positions(case: Case) -> Iterator[Finding]:
+    most = getattr(_text_config(case.model.hf_config), "max_position_embeddings", None)
+    asked = case.get("actor_rollout_ref.rollout.max_model_len")
+    if most is not None and asked is not None and asked > most:
+        yield error(
+            "lengths.model",
+            f"rollout.max_model_len={asked}, more than the model's {most} positions",
+            why="verl's vLLM server refuses it at its start",
+            fix=f"actor_rollout_ref.rollout.max_model_len={most}",
+        )
+
+
+def _critic(case: Case) -> Iterator[Finding]:
+    from transformers import AutoModelForTokenClassification
+
+    from verl_videomtr.verl_plugin import value_heads
+
+    path = str(case.get("critic.model.path"))
+    found = _load(case, "critic.model")
+    if isinstance(found, Finding):
+        yield dataclasses.replace(found, check="model.critic")
+        return
+    config = found[0].hf_config
+    own = value_heads.supports(config)
+    if not own and type(config) not in AutoModelForTokenClassification._model_mapping:
+        names = ", ".join(known.model_type for known in value_heads.VALUE_CLASSES)
+        yield error(
+            "model.critic",
+            f"no value head for critic.model.path={path} of type {config.model_type}; expected one of {names}",
+            why="verl's critic worker fails at its start, asking for trl, whose value model drops images",
+            fix="algorithm.adv_estimator=grpo critic.enable=false videomtr.bootstrap.enabled=false, or another model",
+        )
+        return
+    policy = case.model.hf_config
+    for name, of in (("image_token_id", lambda c: c), ("patch_size", lambda c: getattr(c, "vision_config", None))):
+        theirs, ours = getattr(of(config), name, None), getattr(of(policy), name, None)
+        if theirs != ours:
+            yield error(
+                "model.critic",
+                f"critic.model.path={path} has {name}={theirs}, the policy {ours}",
+                why="the critic reads the policy's tokens and patches: its first forward pass fails",
+                fix=f"critic.model.path={case.get('actor_rollout_ref.model.path')}",
+            )
+            return
+    yield ok("model.critic", f"value head for {config.model_type} of {path}")
+
+
+def _measure(case: Case) -> Iterator[Finding]:
+    """Render episodes as the agent loop does; what they cost is what they add."""
+    pool = case.settings.video.pool
+    renderer = Renderer(case)
+    small = (pool.factor_px, pool.factor_px)
+    text = measure_text(renderer, small)
+    usual, usual_of = _usual_size(case)
+    sizes = {"usual": usual, "largest": largest_size(pool)}
+    tokens = {name: renderer.frame_tokens(size) for name, size in sizes.items()}
+    case.measured = Measured(text=text, usual_frame=tokens["usual"], largest_frame=tokens["largest"], usual_of=usual_of)
+    yield ok(
+        "model.template",
+        f"appends and expands images; besides the frames {text.instructions + text.message} tokens for the first "
+        f"message, {text.message} for a later one, {text.frame} around a frame",
+    )
+    yield from _grid(case, tokens["usual"], usual)
+    yield from _same_pixels(case, renderer, usual)
+
+
+def _usual_size(case: Case) -> tuple[tuple[int, int], str]:
+    pool = case.settings.video.pool
+    if pool.size is not None:
+        return pool.size, "videomtr.video.pool.size"
+    if case.frame_sizes:
+        return max(case.frame_sizes, key=lambda size: size[0] * size[1]), "the largest of the videos opened"
+    size = grid_size(*USUAL_SIZE, factor_px=pool.factor_px, min_pixels=pool.min_pixels, max_pixels=pool.max_pixels)
+    return size, "a 16:9 video"
+
+
+def _grid(case: Case, measured: int, size: tuple[int, int]) -> Iterator[Finding]:
+    """A frame that is served on the model's grid passes the processor as it is."""
+    pool = case.settings.video.pool
+    vision = getattr(case.model.hf_config, "vision_config", None)
+    patch, merge = getattr(vision, "patch_size", None), getattr(vision, "spatial_merge_size", None)
+    height, width = size
+    if pool.size is None and patch and merge and patch * merge != pool.factor_px:
+        yield warning(
+            "frames.grid",
+            f"frames are made for tokens of {pool.factor_px} px a side, the model's are of {patch * merge}",
+            why="the processor resamples every frame once more, and no token count of the configuration holds",
+            fix=f"videomtr.video.pool.patch_px={patch} videomtr.video.pool.merge={merge}",
+        )
+    elif pool.size is None and measured != height * width // pool.factor_px**2:
+        limits = getattr(case.model.processor.image_processor, "size", None)
+        yield warning(
+            "frames.grid",
+            f"a frame of {height}x{width} px becomes {measured} tokens, not {height * width // pool.factor_px**2}",
+            why=f"the model's image processor has bounds of its own ({limits}) and resamples every frame once more",
+            fix="bring videomtr.video.pool.min_pixels and max_pixels inside the processor's bounds",
+        )
+    else:
+        yield ok("frames.grid", f"{measured} visual tokens for a frame of {height}x{width} px")
+
+
+def _same_pixels(case: Case, renderer: Renderer, size: tuple[int, int]) -> Iterator[Finding]:
+    """vLLM's server is sent no `data.mm_processor_kwargs`: with them, training would see other frames than it."""
+    if not case.get("data.mm_processor_kwargs"):
+        return
+    served = Renderer(case, mm_processor_kwargs={}).frame_tokens(size)
+    trained = renderer.frame_tokens(size)
+    if served != trained:
+        yield error(
+            "frames.same",
+            f"data.mm_processor_kwargs={dict(case.config.data.mm_processor_kwargs)} makes {trained} tokens of a frame "
+            f"that vLLM makes {served} of",
+            why="the policy would be trained on other frames than it saw: log-probabilities of two models are compared",
+            fix="data.mm_processor_kwargs={} and videomtr.video.pool.max_pixels, which both sides see",
+        )
