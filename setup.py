@@ -13,6 +13,9 @@ def requirements(name: str) -> list[str]:
     return [line.strip() for line in lines if line.strip() and not line.startswith(("#", "-r"))]
 
 
+# The one place where the supported range of verl stands is requirements/base.in.
+VERL = next(line for line in requirements("base.in") if line.startswith("verl"))
+
 setup(
     name="verl-videomtr",
     version=re.search(r'__version__ = "(.+)"', (HERE / "verl_videomtr/__init__.py").read_text(encoding="utf-8"))[1],
@@ -24,7 +27,7 @@ setup(
     packages=find_namespace_packages(include=["verl_videomtr*", "data_prep*", "hydra_plugins*"]),
     package_data={"verl_videomtr": ["conf/**/*.yaml", "prompts/*.yaml"]},
     install_requires=requirements("base.in"),
-    extras_require={"dev": requirements("dev.in"), "vllm": ["verl[vllm]>=0.9.1,<0.10"]},
+    extras_require={"dev": requirements("dev.in"), "vllm": [VERL.replace("verl", "verl[vllm]", 1)]},
     entry_points={
         "verl.plugins": ["videomtr = verl_videomtr.verl_plugin.register"],
         "console_scripts": ["videomtr = verl_videomtr.cli:main"],

@@ -1,0 +1,419 @@
+"""What of verl the plugin is built on, one entry for each part that is no public interface; `drift` compares them.
+
+The plugin subclasses, wraps and replaces these. Whoever makes it rely on another part of verl adds it here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlugPoint:
+    """One part of verl (or of TransferQueue, which comes with it) that the plugin relies on."""
+
+    file: str
+    """Path below the packages' folder."""
+    name: str
+    """A function, class or variable in it, `Class.method` for a method; "" is the file itself."""
+    used_by: str
+    """The plugin's module."""
+    parameters: tuple[str, ...] | None = None
+    """The function's parameters in order, * and ** as written; None compares none."""
+    holds: tuple[str, ...] = ()
+    """Pieces of code that it must hold; layout, quotes and comments do not count."""
+    fields: tuple[str, ...] = ()
+    """Annotated fields that the class must have."""
+
+
+_LOOP = "verl/experimental/agent_loop/agent_loop.py"
+_TOOL_LOOP = "verl/experimental/agent_loop/tool_agent_loop.py"
+_TQ_LOOP = "verl/trainer/ppo/v1/agent_loop_tq.py"
+_BASE = "verl/trainer/ppo/v1/trainer_base.py"
+_STEP = ("self", "batch", "metrics")
+
+PLUG_POINTS: tuple[PlugPoint, ...] = (
+    # How verl finds the plugin.
+    PlugPoint(
+        file="verl/__init__.py",
+        name="",
+        used_by="register",
+        holds=("_entry_points(group='verl.plugins')", "os.getenv('VERL_USE_EXTERNAL_MODULES', '')"),
+    ),
+    PlugPoint(
+        file="verl/trainer/main_ppo.py",
+        name="",
+        used_by="trainers",
+        holds=("get_trainer_cls(config.trainer.v1.trainer_mode)",),
+    ),
+    # The agent loop.
+    PlugPoint(file=_LOOP, name="_agent_loop_registry", used_by="register"),
+    PlugPoint(
+        file=_LOOP,
+        name="AgentLoopBase.__init__",
+        used_by="agent_loop",
+        parameters=("self", "trainer_config", "server_manager", "tokenizer", "processor")
+        + ("dataset_cls", "data_config", "hf_model_type", "**kwargs"),
+        holds=(
+            "self.config = trainer_config.config",
+            "self.rollout_config = self.config.actor_rollout_ref.rollout",
+            "self.server_manager = server_manager",
+        ),
+    ),
+    PlugPoint(
+        file=_LOOP, name="AgentLoopBase.run", used_by="agent_loop", parameters=("self", "sampling_params", "**kwargs")
+    ),
+    PlugPoint(
+        file=_LOOP,
+        name="AgentLoopBase.ct_build_initial_tokens",
+        used_by="play",
+        parameters=("self", "messages", "tools", "images", "videos", "audios", "mm_inputs_out"),
+    ),
+    PlugPoint(
+        file=_LOOP,
+        name="AgentLoopBase.ct_merge_assistant_token",
+        used_by="play",
+        parameters=("self", "runtime_token_ids", "assistant_token_ids", "response_mask", "response_logprobs")
+        + ("assistant_logprobs",),
+    ),
+    PlugPoint(
+        file=_LOOP,
+        name="AgentLoopBase.ct_merge_context_msg",
+        used_by="play",
+        parameters=("self", "previous_messages", "updated_messages", "runtime_token_ids", "response_mask")
+        + ("response_logprobs", "tools"),
+    ),
+    PlugPoint(
+        file=_LOOP,
+        name="AgentLoopOutput",
+        used_by="agent_loop",
+        fields=("prompt_ids", "response_ids", "response_mask", "response_logprobs", "multi_modal_data")
+        + ("reward_score", "num_turns", "metrics", "extra_fields"),
+    ),
+    PlugPoint(
+        file=_LOOP,
+        name="AgentLoopOutput.as_dict",
+        used_by="agent_loop",
+        parameters=("self",),
+        holds=(
+            "self.model_dump(exclude_unset=True)",
+            "rm_scores[-1] = reward_score",
+            "output['rm_scores'] = rm_scores",
+        ),
+    ),
+    PlugPoint(
+        file=_LOOP,
+        name="AgentLoopMetrics",
+        used_by="agent_loop",
+        fields=("generate_sequences", "tool_calls", "compute_score", "num_preempted"),
+    ),
+    PlugPoint(
+        file=_LOOP,
+        name="AgentLoopWorker._compute_score",
+        used_by="agent_loop",
+        holds=("final_output.reward_score is None and enable_async_reward",),
+    ),
+    PlugPoint(
+        file=_TQ_LOOP,
+        name="AgentLoopWorkerTQ._agent_loop_postprocess",
+        used_by="agent_loop",
+        holds=(
+            "outputs = output if isinstance(output, list) else [output]",
+            "keys.append(f'{uid}_{session_id}_{i}')",
+            "field = output.as_dict()",
+            "output.extra_fields['reward_extra_info'] = final_output.extra_fields['reward_extra_info']",
+            "field['extra_fields'].get('min_global_steps')",
+        ),
+    ),
+    PlugPoint(
+        file=_TQ_LOOP,
+        name="AgentLoopWorkerTQ._run_prompt",
+        used_by="agent_loop",
+        holds=("session_errors = await _settle_session_tasks(tasks)", "status = 'failure'"),
+    ),
+    PlugPoint(
+        file="verl/trainer/ppo/reward.py", name="get_custom_reward_fn", used_by="agent_loop", parameters=("config",)
+    ),
+    PlugPoint(
+        file="verl/utils/tokenizer/tokenizer.py",
+        name="get_processor_token_id",
+        used_by="agent_loop",
+        parameters=("processor", "token_name"),
+    ),
+    # The estimator, and what reaches it.
+    PlugPoint(
+        file="verl/trainer/ppo/core_algos.py",
+        name="register_adv_est",
+        used_by="estimators",
+        parameters=("name_or_enum",),
+    ),
+    PlugPoint(
+        file="verl/trainer/ppo/ray_trainer.py",
+        name="compute_advantage",
+        used_by="estimators",
+        holds=(
+            "adv_estimator_fn = core_algos.get_adv_estimator_fn(adv_estimator)",
+            "'token_level_rewards': data.batch['token_level_rewards'], 'response_mask': data.batch['response_mask']",
+            "advantages, returns = adv_estimator_fn(**adv_kwargs)",
+        ),
+    ),
+    PlugPoint(
+        file="verl/trainer/ppo/v1/utils.py",
+        name="compute_advantage_for_multi_trajectories",
+        used_by="estimators",
+        holds=("if adv_estimator != core_algos.AdvantageEstimator.GRPO:\n    return compute_advantage(data,",),
+    ),
+    # The trainers.
+    PlugPoint(file=_BASE, name="register_trainer", used_by="trainers", parameters=("name",)),
+    PlugPoint(
+        file=_BASE,
+        name="PPOTrainer.__init__",
+        used_by="trainers",
+        parameters=("self", "config"),
+        holds=("self.trainer_mode = self.config.trainer.v1.trainer_mode", "self.local_trigger_step = 0"),
+    ),
+    PlugPoint(
+        file=_BASE,
+        name="PPOTrainer._build_replay_buffer",
+        used_by="trainers",
+        parameters=("self",),
+        holds=("ReplayBuffer if self.trainer_mode == 'sync' else ReplayBufferAsync",),
+    ),
+    PlugPoint(
+        file=_BASE,
+        name="PPOTrainer._step_once",
+        used_by="trainers",
+        parameters=("self", "metrics", "timing_raw", "sample_batch_size"),
+        holds=(
+            "batch = self._balance_batch(batch, metrics=metrics)",
+            "batch = self._compute_values(batch, metrics=metrics)",
+            "batch = self._compute_advantage(batch, metrics=metrics)",
+            "batch = self._update_critic(batch, metrics=metrics)",
+            "batch = self._update_actor(batch, metrics=metrics)",
+        ),
+    ),
+    PlugPoint(
+        file=_BASE,
+        name="PPOTrainer._balance_batch",
+        used_by="trainers",
+        parameters=("self", "batch", "metrics", "logging_prefix", "keep_minibatch"),
+        holds=(
+            "batch_multiple = self._get_required_batch_multiple(dp_size)",
+            "upsample_batch_to_divisible_size(batch, batch_multiple, self.tokenizer.eos_token_id)",
+        ),
+    ),
+    PlugPoint(
+        file=_BASE, name="PPOTrainer._get_required_batch_multiple", used_by="trainers", parameters=("self", "dp_size")
+    ),
+    PlugPoint(
+        file=_BASE,
+        name="PPOTrainer._compute_values",
+        used_by="trainers",
+        parameters=_STEP,
+        holds=("data['values'] = response_from_nested(data.pop('values'), data['response_mask'])",),
+    ),
+    PlugPoint(
+        file=_BASE,
+        name="PPOTrainer._compute_advantage",
+        used_by="trainers",
+        parameters=_STEP,
+        holds=(
+            "data = DataProto(batch=data.to_padded_tensor())",
+            "data.batch['token_level_scores'] = data.batch['rm_scores']",
+            "data = compute_advantage_for_multi_trajectories(data, batch_keys=batch.keys",
+            "adv_estimator=self.config.algorithm.adv_estimator",
+            "output[field] = response_to_nested(data.batch[field], response_mask)",
+        ),
+    ),
+    PlugPoint(
+        file=_BASE,
+        name="PPOTrainer._update_critic",
+        used_by="trainers",
+        parameters=_STEP,
+        holds=("ppo_mini_batch_size = self.config.critic.ppo_mini_batch_size",),
+    ),
+    PlugPoint(
+        file=_BASE,
+        name="PPOTrainer._update_actor",
+        used_by="trainers",
+        parameters=_STEP,
+        holds=("ppo_mini_batch_size = self.config.actor_rollout_ref.actor.ppo_mini_batch_size",),
+    ),
+    PlugPoint(file=_BASE, name="PPOTrainer._validate", used_by="trainers", parameters=("self",)),
+    PlugPoint(
+        file=_BASE,
+        name="PPOTrainer._save_checkpoint",
+        used_by="trainers",
+        parameters=("self",),
+        holds=(
+            "f'global_step_{self.global_steps}'",
+            "'latest_checkpointed_iteration.txt'",
+            "self.trainer_mode != 'sync'",
+        ),
+    ),
+    PlugPoint(
+        file=_BASE,
+        name="PPOTrainer._load_checkpoint",
+        used_by="trainers",
+        parameters=("self",),
+        holds=("self.config.trainer.resume_from_path",),
+    ),
+    PlugPoint(
+        file="verl/trainer/ppo/v1/trainer_sync.py",
+        name="PPOTrainerSync",
+        used_by="trainers",
+        holds=("@register_trainer('sync')",),
+    ),
+    PlugPoint(
+        file="verl/trainer/ppo/v1/trainer_colocate_async.py",
+        name="PPOTrainerColocateAsync",
+        used_by="trainers",
+        holds=("@register_trainer('colocate_async')",),
+    ),
+    PlugPoint(
+        file="verl/trainer/ppo/v1/trainer_separate_async.py",
+        name="PPOTrainerSeparateAsync",
+        used_by="trainers",
+        holds=("@register_trainer('separate_async')",),
+    ),
+    PlugPoint(
+        file="verl/trainer/ppo/v1/replay_buffer.py",
+        name="",
+        used_by="trainers",
+        holds=(
+            "self.poll_interval = poll_interval",
+            "time.sleep(self.poll_interval)",
+            "no materializable trajectories",
+        ),
+    ),
+    PlugPoint(
+        file="verl/trainer/ppo/padding_utils.py",
+        name="upsample_batch_to_divisible_size",
+        used_by="trainers",
+        parameters=("batch", "batch_multiple", "eos_token_id"),
+    ),
+    PlugPoint(file="verl/trainer/ppo/padding_utils.py", name="", used_by="trainers", holds=("is_padding=True",)),
+    # The stock tool loop.
+    PlugPoint(
+        file=_TOOL_LOOP,
+        name="ToolAgentLoop.run",
+        used_by="tool_dataset",
+        holds=(
+            "messages = list(kwargs['raw_prompt'])",
+            "await self.process_multi_modal_info(messages)",
+            "AgentData(messages=messages,",
+        ),
+    ),
+    PlugPoint(
+        file=_TOOL_LOOP,
+        name="ToolAgentLoop._handle_generating_state",
+        used_by="retrieve_tool",
+        holds=(
+            "agent_data.assistant_turns += 1",
+            "agent_data.assistant_turns >= self.max_assistant_turns",
+            "agent_data.messages.append(self._build_assistant_message(assistant_content, agent_data))",
+        ),
+    ),
+    PlugPoint(
+        file=_TOOL_LOOP,
+        name="ToolAgentLoop._call_tool",
+        used_by="retrieve_tool",
+        holds=(
+            "await tool.execute(instance_id, tool_args, agent_data=agent_data)",
+            "finally:\n    if tool and instance_id and (not isinstance(tool, FunctionTool)):\n"
+            "        await tool.release(instance_id)",
+        ),
+    ),
+    PlugPoint(
+        file=_LOOP,
+        name="AgentLoopBase.process_multi_modal_info",
+        used_by="tool_dataset",
+        holds=("images, videos, audios = await self.dataset_cls.process_multi_modal_info(messages,",),
+    ),
+    PlugPoint(
+        file="verl/utils/dataset/rl_dataset.py",
+        name="RLHFDataset.process_multi_modal_info",
+        used_by="tool_dataset",
+        parameters=("cls", "messages", "image_patch_size", "config"),
+    ),
+    PlugPoint(
+        file="verl/utils/dataset/rl_dataset.py",
+        name="RLHFDataset.__init__",
+        used_by="tool_dataset",
+        holds=("self.tool_schemas = None", "self.config = config", "self.processor = processor"),
+    ),
+    PlugPoint(
+        file="verl/tools/base_tool.py",
+        name="BaseTool.execute",
+        used_by="retrieve_tool",
+        parameters=("self", "instance_id", "parameters", "**kwargs"),
+    ),
+    PlugPoint(
+        file="verl/tools/base_tool.py",
+        name="BaseTool.release",
+        used_by="retrieve_tool",
+        parameters=("self", "instance_id", "**kwargs"),
+    ),
+    PlugPoint(file="verl/tools/schemas.py", name="ToolResponse", used_by="retrieve_tool", fields=("text", "image")),
+    PlugPoint(
+        file="verl/experimental/reward_loop/reward_manager/naive.py",
+        name="NaiveRewardManager.run_single",
+        used_by="retrieve_tool",
+        holds=("extra_info.update(tool_extra_fields.items())",),
+    ),
+    # Faults that are mended in place.
+    PlugPoint(
+        file="verl/utils/model.py",
+        name="load_valuehead_model",
+        used_by="verl_defects",
+        parameters=("local_path", "torch_dtype", "model_config", "trust_remote_code"),
+    ),
+    PlugPoint(
+        file="verl/models/transformers/qwen2_vl.py",
+        name="_get_input_embeds",
+        used_by="verl_defects",
+        parameters=("model", "input_ids", "attention_mask", "pixel_values", "pixel_values_videos")
+        + ("image_grid_thw", "video_grid_thw"),
+    ),
+    PlugPoint(
+        file="verl/utils/transformers_compat.py",
+        name="unpack_visual_output",
+        used_by="verl_defects",
+        parameters=("visual_output",),
+    ),
+    PlugPoint(
+        file="verl/utils/tensordict_utils.py",
+        name="nested_tensor_from_tensor_list",
+        used_by="tensor_defects",
+        parameters=("tensors", "ragged_idx"),
+    ),
+    PlugPoint(
+        file="transfer_queue/storage/managers/simple_storage_manager.py",
+        name="AsyncSimpleStorageManager._pack_field_values",
+        used_by="tensor_defects",
+        parameters=("values",),
+    ),
+    PlugPoint(
+        file="transfer_queue/utils/serial_utils.py",
+        name="MsgpackDecoder._decode_nested_tensor",
+        used_by="tensor_defects",
+        parameters=("self", "nested_meta"),
+    ),
+    # The CPU platform.
+    PlugPoint(file="verl/plugin/platform/platform_base.py", name="PlatformBase", used_by="cpu_platform"),
+    PlugPoint(
+        file="verl/plugin/platform/platform_manager.py", name="PlatformRegistry.register", used_by="cpu_platform"
+    ),
+    PlugPoint(
+        file="verl/utils/distributed.py",
+        name="initialize_global_process_group_ray",
+        used_by="cpu_platform",
+        parameters=("timeout_second", "backend"),
+    ),
+    PlugPoint(
+        file="verl/workers/engine/base.py", name="", used_by="cpu_platform", holds=("os.getenv('VERL_ENGINE_DEVICE')",)
+    ),
+    PlugPoint(
+        file="verl/workers/rollout/vllm_rollout/utils.py", name="vLLMColocateWorkerExtension", used_by="vllm_cpu"
+    ),
+)
