@@ -1,0 +1,104 @@
+"""GRPO with native tool calls: verl's stock trainer and stock `tool_agent` loop, real vLLM, real video files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from trainer_runs import ROOT, build_model, make_data, read_metrics, train
+
+pytestmark = [pytest.mark.slow, pytest.mark.e2e, pytest.mark.timeout(1500)]
+
+BATCH, GROUP = 6, 4
+LOG_PROB_BOUND = 1e-3
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two steps of the stock trainer."""
+    folder = tmp_path_factory.mktemp("tool")
+    data = make_data(folder / "data", 2 * BATCH)
+    model = build_model("make_tool_model.py")
+    train(
+        folder,
+        "+videomtr=paper",
+        "+videomtr/loop=tool_agent",
+        "+videomtr/device=cpu",
+        "+videomtr/model=tiny",
+        f"videomtr.prompts={ROOT / 'tests/e2e/tool_prompts.yaml'}",
+        f"data.train_batch_size={BATCH}",
+        f"actor_rollout_ref.rollout.n={GROUP}",
+        "data.max_prompt_length=1024",
+        "actor_rollout_ref.rollout.max_model_len=1280",
+        "actor_rollout_ref.actor.checkpoint.save_contents=[hf_model]",
+        "trainer.save_freq=2",
+        "trainer.total_training_steps=2",
+        data=data,
+        model=model,
+        probe="stock_probe",
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def rows(run: Path) -> list[dict]:
+    steps = [torch.load(run / f"step_{number}.pt", weights_only=False) for number in (1, 2)]
+    return [row for step in steps for row in step if not row["is_padding"]]
+
+
+def test_policy_calls_the_tool_and_sees_what_it_returns(rows):
+    assert len(rows) == 2 * BATCH * GROUP
+    called = [row for row in rows if row["record"] and "retrieve" in row["record"]["actions"]]
+    assert len(called) > len(rows) / 4
+    for row in called:
+        # What the last call returned is in the context too, although no message has followed it in the record.
+        episode = row["record"]
+        assert row["num_images"] <= episode["frame_budget"]
+        assert row["num_images"] > len(episode["frames"][0]) == 8
+
+
+def test_images_are_inside_the_trained_response(rows, run):
+    from transformers import AutoTokenizer
+
+    image = AutoTokenizer.from_pretrained(build_model("make_tool_model.py")).convert_tokens_to_ids("<|image_pad|>")
+    inside = 0
+    for row in rows:
+        in_prompt, in_response = (row["prompts"] == image).sum(), (row["responses"] == image).sum()
+        assert in_prompt == 8
+        assert in_prompt + in_response == row["num_images"]
+        assert not row["response_mask"][row["responses"] == image].any()
+        inside += int(in_response > 0 and row["response_mask"][(row["responses"] == image).nonzero()[-1, 0] :].any())
+    assert inside > len(rows) / 4
+
+
+def test_log_probs_of_actor_and_vllm_agree(rows):
+    for row in rows:
+        mask = row["response_mask"].bool()
+        assert (row["rollout_log_probs"][mask] - row["old_log_probs"][mask]).abs().max() < LOG_PROB_BOUND
+
+
+def test_advantage_is_grpos_of_the_outcome_reward(rows):
+    groups: dict[str, list[dict]] = {}
+    for row in rows:
+        groups.setdefault(row["key"].rsplit("_", 2)[0], []).append(row)
+    different = 0
+    for group in groups.values():
+        scores = torch.tensor([row["reward"]["score"] for row in group])
+        expected = (scores - scores.mean()) / (scores.std() + 1e-6)
+        different += int(scores.std() > 0)
+        for row, score, advantage in zip(group, scores, expected, strict=True):
+            assert row["rm_scores"].sum() == pytest.approx(float(score))
+            torch.testing.assert_close(row["advantages"], advantage * row["response_mask"], atol=1e-4, rtol=1e-4)
+    assert different > 0
+
+
+def test_weights_have_moved_and_both_steps_are_logged(run):
+    from safetensors.torch import load_file
+
+    metrics = read_metrics(run)
+    assert {1, 2} <= set(metrics)
+    assert metrics[2]["training/rollout_probs_diff_max"] < LOG_PROB_BOUND
+    before = load_file(build_model("make_tool_model.py") / "model.safetensors")
+    after = load_file(run / "checkpoints/global_step_2/actor/huggingface/model.safetensors")
+    assert sum(not before[name].equal(after[name]) for name in before) > 0.9 * len(before)
