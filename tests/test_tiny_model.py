@@ -149,7 +149,7 @@ def test_lessons_label_what_is_seen_and_never_when_to_retrieve(processor, book):
         lesson = teacher.lesson(random.Random(seed), max_turns=3, num_detours=2)
         ids, by_position = lesson.transcript.ids, {}
         for position, token, weight, kind in lesson.labels:
-            assert kind in ("colour", "place", "sign", "sign seen", "letter", "range", "manner")
+            assert kind in ("colour", "place", "place again", "sign", "sign seen", "letter", "range", "manner")
             by_position.setdefault(position, {})[token] = weight
         for position, label in by_position.items():
             if set(label) == {answer, retrieve}:
@@ -214,15 +214,21 @@ def test_a_habit_that_is_no_probability_is_refused():
 
 
 @pytest.mark.slow
-def test_the_taught_model_of_the_demo_reads_the_needle_asked_for():
+@pytest.mark.parametrize(
+    ("base", "config"),
+    [
+        ("study", CONFIG),
+        ("demo", NeedleConfig(pool_size=64, num_scenes=4, num_distractors=3, random_order=False)),
+    ],
+)
+def test_the_taught_models_read_the_needle_asked_for(base, config):
     torch.set_num_threads(2)
-    config = NeedleConfig(pool_size=64, num_scenes=4, num_distractors=3, random_order=False)
-    habits, course = BASES["demo"]
+    habits, course = BASES[base]
     model, processor = teach(config, habits, course, seed=0, report=lambda line: None)
     table = examine(model, processor, config, num_cases=128)
     assert table["overview"]["format ok"] > 0.95
     assert table["overview"]["place ok"] > 0.95
-    assert table["overview"]["retrieves"] == pytest.approx(habits.rate, abs=0.12)
+    assert table["overview"]["retrieves"] == pytest.approx(habits.rate, abs=0.12 if base == "demo" else 0.04)
     for order in ("right then wrong, last turn", "wrong then right, last turn"):
         assert table[order]["acc seen"] > 0.9
 

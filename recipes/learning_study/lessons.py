@@ -92,7 +92,8 @@ class Lesson:
     transcript: Transcript
     labels: list[tuple[int, int, float, str]] = field(default_factory=list)
     """(position of the labelled token, label id, weight, kind); several rows of one position are a soft label.
-    The kinds are `colour`, `place`, `sign`, `sign seen`, `letter`, `range` and `manner`."""
+    The kinds are `colour`, `place` (of a first thought), `place again`, `sign`, `sign seen`, `letter`, `range` and
+    `manner`."""
 
 
 def make_case(config: NeedleConfig, rng: random.Random) -> Case:
@@ -222,6 +223,7 @@ class Teacher:
         seen: bool = False,
     ) -> None:
         """Append a response and its labels."""
+        first_thought = not lesson.transcript.num_responses
         start = lesson.transcript.respond(response)
         if not usable:
             return
@@ -247,6 +249,8 @@ class Teacher:
                 kind = THOUGHT_KINDS[offset]
                 if kind == "sign" and seen:
                     lesson.labels.append((position, token, SEEN_WEIGHT, "sign seen"))
+                elif kind == "place" and not first_thought:
+                    lesson.labels.append((position, token, 1.0, "place again"))
                 else:
                     lesson.labels.append((position, token, 2.0, kind))
             else:

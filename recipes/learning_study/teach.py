@@ -32,13 +32,14 @@ from data_prep.synthetic import NeedleConfig, add_config_arguments, config_from_
 from recipes.learning_study.fast_policy import FastPolicy, picture_features
 from recipes.learning_study.lessons import Habits, Lesson, Teacher
 from recipes.learning_study.pictures import PictureBook, make_picture_book
-from recipes.learning_study.tiny_model import NOTHING, make_model, make_processor, save_checkpoint
+from recipes.learning_study.tiny_model import NOTHING, PICTURE_TOKEN, make_model, make_processor, save_checkpoint
 from recipes.learning_study.transcript import Scribe
 from verl_videomtr.prompts import Prompts
 
 PLANS = ((3, 2, 6), (3, 1, 2), (2, 1, 2), (1, 0, 2))
 """(K_max, looks or unusable messages before the answer, weight) of a batch of lessons."""
 REPORT_EVERY = 20
+TEACHING_MODULES = ("fast_policy", "lessons", "pictures", "teach", "tiny_model", "transcript")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -46,7 +47,7 @@ class Course:
     """How long each part of the teaching lasts, and how fast it goes."""
 
     eye_steps: int = 100
-    steps: int = 700
+    steps: int = 240
     batch_size: int = 40
     eye_lr: float = 2e-3
     lr: float = 2e-3
@@ -60,12 +61,12 @@ class Course:
 
 BASES = {
     "study": (Habits(rate=0.03, aim=0.3), Course()),
-    "demo": (Habits(rate=0.25, aim=0.5), Course(steps=300)),
+    "demo": (Habits(rate=0.25, aim=0.5), Course(steps=220)),
 }
 
 
 def open_eyes(model: Qwen2_5_VLForConditionalGeneration, tokenizer, book: PictureBook, course: Course) -> float:
-    """Train the vision encoder until a picture's feature is the sum of its words' embeddings.
+    """Train the vision encoder until a picture's feature is the sum of its words' embeddings and of PICTURE_TOKEN's.
 
     So the language model meets pictures in a language that it knows, as behind a pre-trained projector.
 
@@ -74,10 +75,13 @@ def open_eyes(model: Qwen2_5_VLForConditionalGeneration, tokenizer, book: Pictur
     """
     words = model.get_input_embeddings().weight.detach()
 
-    def embed(word: str) -> torch.Tensor:
-        return words[tokenizer.convert_tokens_to_ids(f" {word}")]
+    def embed(token: str) -> torch.Tensor:
+        return words[tokenizer.convert_tokens_to_ids(token)]
 
-    targets = torch.stack([embed(colour) + embed(shape or NOTHING) for colour, shape in book.keys])
+    picture = embed(PICTURE_TOKEN)
+    targets = torch.stack(
+        [embed(f" {colour}") + embed(f" {shape or NOTHING}") + picture for colour, shape in book.keys]
+    )
     optimizer, scheduler = _optimizer(model.model.visual, course.eye_lr, course.eye_steps, course.warmup_steps)
     error = torch.tensor(0.0)
     for step in range(course.eye_steps):
@@ -145,8 +149,8 @@ def teach(
 
 
 def sources_digest() -> str:
-    """Hash what decides the result beside the settings: this recipe, the task and the prompts."""
-    files = sorted(Path(__file__).parent.glob("*.py")) + [Path(synthetic.__file__)]
+    """Hash what decides the result beside the settings: the modules that teach, the task and the prompts."""
+    files = [Path(__file__).with_name(f"{name}.py") for name in TEACHING_MODULES] + [Path(synthetic.__file__)]
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in files))
     digest.update(json.dumps(Prompts.load("tiny").templates, sort_keys=True).encode())
     return digest.hexdigest()

@@ -47,6 +47,17 @@ LOOK_BACK = {0: (1, 2), 1: (1, 3)}
 LOOK_BACK_STRENGTH = (40.0, 40.0, 20.0, 10.0)
 """Squared bias of each rotary pair, fastest first: the score falls by several units one token beside the target."""
 
+LOOK_UP_LAYERS = (1, 2)
+"""Layers whose second key-value group finds pictures by a word."""
+LOOK_UP_STRENGTH = 0.8
+"""Of queries and keys; a picture of the right colour then scores several units above others."""
+PICTURE_PREFERENCE, SIGN_PREFERENCE = 3.0, 0.5
+"""How much a picture's being one, and its sign, count beside the word: words would match themselves best."""
+FIRST_SLOW_PAIR = 7
+"""Rotary pairs from this one on turn by less than a radian over an episode's tokens."""
+PICTURE_TOKEN = "<|image_pad|>"
+"""Its embedding is part of every picture's feature, so that pictures can be told from words."""
+
 CONTROL_TOKENS = (
     "<|endoftext|>",
     "<|im_start|>",
@@ -201,8 +212,8 @@ def _initialise(model: Qwen2_5_VLForConditionalGeneration, tokenizer: Qwen2Token
     Attention starts out able to compare and to copy (arXiv 2305.09828): queries and keys of a head are drawn alike, so
     equal contents find each other; output projections are near the transpose of the value projections, and the output
     layer is near the embeddings, so what is found comes through. Some heads of the first layers attend a fixed
-    number of tokens back, through their biases. Indices are near their neighbours. Large models come by all of this in
-    pre-training.
+    number of tokens back, through their biases; others find pictures by a word (`_look_up`). Indices are near their
+    neighbours. Large models come by all of this in pre-training.
     """
     with torch.no_grad():
         for name, weight in model.named_parameters():
@@ -214,26 +225,45 @@ def _initialise(model: Qwen2_5_VLForConditionalGeneration, tokenizer: Qwen2Token
                 weight.normal_(0, 0.5)
             else:
                 weight.normal_(0, 0.8 / weight.shape[1] ** 0.5)
-        ids = tokenizer.convert_tokens_to_ids([str(index) for index in range(MAX_POOL_SIZE)])
-        model.get_input_embeddings().weight[ids] = _index_code(model.config.text_config.hidden_size)
-        model.lm_head.weight.copy_(0.1 * model.get_input_embeddings().weight)
+        embeddings = model.get_input_embeddings().weight
+
+        def rows(tokens: Sequence[str]) -> torch.Tensor:
+            return embeddings[tokenizer.convert_tokens_to_ids(list(tokens))]
+
+        code, axes = _index_code(model.config.text_config.hidden_size)
+        embeddings[tokenizer.convert_tokens_to_ids([str(index) for index in range(MAX_POOL_SIZE)])] = code
+        model.lm_head.weight.copy_(0.1 * embeddings)
         text_config = model.config.text_config
-        for layer_idx, layer in enumerate(model.model.language_model.layers):
-            _initialise_attention(layer.self_attn, text_config, LOOK_BACK.get(layer_idx, ()))
+        layers = [layer.self_attn for layer in model.model.language_model.layers]
+        for layer_idx, attention in enumerate(layers):
+            _initialise_attention(attention, text_config, LOOK_BACK.get(layer_idx, ()))
+        words = rows([f" {word}" for word in (*COLOURS, *SHAPES, NOTHING)])
+        content = torch.cat([axes, torch.linalg.qr(words.T).Q.T])
+        for layer_idx in LOOK_BACK:
+            _carry(layers[layer_idx], content, group=0)
+        picture = rows([PICTURE_TOKEN])
+        signs = SIGN_PREFERENCE * (rows([f" {shape}" for shape in SHAPES]).sum(0) - rows([f" {NOTHING}"])[0])
+        sought = tuple(PICTURE_PREFERENCE * picture[0] + sign for sign in (signs, -signs))
+        for layer_idx in LOOK_UP_LAYERS:
+            _look_up(layers[layer_idx], torch.cat([words, picture]), sought)
+            _carry(layers[layer_idx], content, group=1)
 
 
-def _index_code(hidden_size: int) -> torch.Tensor:
+def _index_code(hidden_size: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Draw the embeddings of the indices: a number line, so that what is learned of one index holds for the next.
 
     Sines and cosines with periods 2, 4, ..., 2 * MAX_POOL_SIZE in randomly turned axes, with the norm of other
-    embeddings: (MAX_POOL_SIZE, hidden_size).
+    embeddings.
+
+    Returns:
+        (MAX_POOL_SIZE, hidden_size), and the axes, (2 * number of periods, hidden_size).
     """
     periods = 2.0 ** torch.arange(1, (2 * MAX_POOL_SIZE).bit_length())
     # A quarter step keeps the sine of period 2 from being zero at every whole number.
     phases = 2 * torch.pi * (torch.arange(MAX_POOL_SIZE)[:, None] + 0.25) / periods
     code = torch.cat([phases.sin(), phases.cos()], 1)
     axes = torch.linalg.qr(torch.randn(hidden_size, code.shape[1])).Q
-    return 0.5 * (hidden_size / len(periods)) ** 0.5 * code @ axes.T
+    return 0.5 * (hidden_size / len(periods)) ** 0.5 * code @ axes.T, axes.T
 
 
 def _initialise_attention(
@@ -275,6 +305,43 @@ def _initialise_attention(
     attention.q_proj.bias.copy_(biases["q"].flatten())
     attention.k_proj.bias.copy_(biases["k"].flatten())
     attention.v_proj.bias.zero_()
+
+
+def _carry(attention: torch.nn.Module, content: torch.Tensor, *, group: int) -> None:
+    """Let the heads of a key-value group write what they find of `content` where they are, unchanged.
+
+    Args:
+        content: (at most the head's size, hidden_size), near orthonormal: what is carried.
+    """
+    dim, num = attention.head_dim, len(content)
+    heads_per_group = attention.q_proj.out_features // attention.k_proj.out_features
+    attention.v_proj.weight[group * dim : group * dim + num] = content
+    attention.v_proj.weight[group * dim + num : (group + 1) * dim] = 0
+    for head in range(group * heads_per_group, (group + 1) * heads_per_group):
+        attention.o_proj.weight[:, head * dim : (head + 1) * dim] = 0
+        attention.o_proj.weight[:, head * dim : head * dim + num] = 0.5 * content.T
+
+
+def _look_up(attention: torch.nn.Module, words: torch.Tensor, sought: tuple[torch.Tensor, ...]) -> None:
+    """Let the second group's heads find the pictures that share the word they stand on.
+
+    Contents are compared in the rotary pairs that hardly turn over an episode's length.
+
+    Args:
+        words: (n, hidden_size); what is compared.
+        sought: what each head prefers besides, whatever word it stands on: pictures with a sign, and without.
+    """
+    dim = attention.head_dim
+    basis = torch.linalg.qr(words.T).Q.T
+    slow = [*range(FIRST_SLOW_PAIR, dim // 2), *range(dim // 2 + FIRST_SLOW_PAIR, dim)][: len(basis)]
+    attention.k_proj.weight[dim : 2 * dim] = 0
+    attention.k_proj.weight[[dim + row for row in slow]] = LOOK_UP_STRENGTH * basis
+    heads_per_group = attention.q_proj.out_features // attention.k_proj.out_features
+    for i, preference in enumerate(sought):
+        first = (heads_per_group + i) * dim
+        attention.q_proj.weight[first : first + dim] = 0
+        attention.q_proj.weight[[first + row for row in slow]] = LOOK_UP_STRENGTH * basis
+        attention.q_proj.bias[[first + row for row in slow]] = LOOK_UP_STRENGTH * basis @ preference
 
 
 def save_checkpoint(

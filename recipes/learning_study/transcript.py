@@ -51,6 +51,7 @@ class Transcript:
         self.ids: list[int] = []
         self.pictures: list[int] = []
         """For each token, the picture's position in the book, or NO_PICTURE."""
+        self.num_responses = 0
 
     def observe(self, observation: Observation) -> None:
         """Append a user message and the opening of the response to it."""
@@ -67,6 +68,7 @@ class Transcript:
     def respond(self, text: str) -> int:
         """Append a response and the end of its message; return the position of its first token."""
         start = len(self.ids)
+        self.num_responses += 1
         self._append((*self.scribe.encode(text), self.scribe.end_id))
         return start
 

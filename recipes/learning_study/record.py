@@ -1,0 +1,181 @@
+"""The books of the sweep: a JSONL of metrics and a JSON of settings for every run, kept in the repository as it goes.
+
+    results/<variant>_seed<S>.jsonl   {"step": n, "data": {...}}, one line per step, appended as the trainer logs it
+    results/<variant>_seed<S>.json    settings, how often and how long it ran, and examples once it has ended
+
+A run is complete when its last step was evaluated on the held-out rows. A stopped one goes on from its checkpoint where
+that is still there, and from its beginning where it is not.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+HELD_OUT_ACCURACY = "val-core/synthetic_needle/acc/mean@1"
+KEPT_PREFIXES = ("videomtr/", "timing_s/", "val-core/", "val-aux/synthetic_needle/")
+KEPT_KEYS = (
+    "actor/entropy",
+    "actor/grad_norm",
+    "actor/ppo_kl",
+    "critic/vf_explained_var",
+    "critic/vf_loss",
+    "perf/max_memory_allocated_gb",
+    "training/rollout_probs_diff_max",
+)
+DIGITS = 5
+
+
+class RecordError(ValueError):
+    """The books and the request do not fit together."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """How a run begins."""
+
+    step: int
+    """The last step that is done: 0 for a new run."""
+    kept: tuple[dict[str, Any], ...]
+    """The lines that stay."""
+    complete: bool
+    note: str
+    """What is done about what was there, for a person."""
+
+
+def plan_start(lines: Sequence[Mapping[str, Any]], *, steps: int, checkpoint_step: int) -> Start:
+    """Decide where a run begins.
+
+    Args:
+        lines: what its JSONL holds.
+        steps: how many steps a whole run has.
+        checkpoint_step: the last step that a checkpoint holds; 0 where there is none.
+    """
+    rows = tuple(dict(line) for line in lines)
+    last = max((row["step"] for row in rows), default=-1)
+    if is_complete(rows, steps):
+        return Start(step=steps, kept=rows, complete=True, note=f"complete, {steps} steps: kept as it is")
+    known = {row["step"] for row in rows}
+    if checkpoint_step and checkpoint_step < steps and set(range(1, checkpoint_step + 1)) <= known:
+        kept = tuple(row for row in rows if row["step"] <= checkpoint_step)
+        note = f"stopped at step {last}: goes on from the checkpoint of step {checkpoint_step}"
+        return Start(step=checkpoint_step, kept=kept, complete=False, note=note)
+    note = "new" if last < 0 else f"stopped at step {last} and has no checkpoint that fits: starts from the beginning"
+    return Start(step=0, kept=(), complete=False, note=note)
+
+
+def is_complete(lines: Sequence[Mapping[str, Any]], steps: int) -> bool:
+    """Whether every step is there and the last one was evaluated."""
+    known = {line["step"]: line["data"] for line in lines}
+    return set(range(1, steps + 1)) <= set(known) and HELD_OUT_ACCURACY in known[steps]
+
+
+def select_metrics(data: Mapping[str, Any]) -> dict[str, float]:
+    """Keep what the study reads of a step's metrics, rounded."""
+    return {
+        key: float(f"{float(value):.{DIGITS}g}")
+        for key, value in data.items()
+        if (key.startswith(KEPT_PREFIXES) or key in KEPT_KEYS) and math.isfinite(float(value))
+    }
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Read a JSONL; a last line that was cut while it was written is left out.
+
+    Raises:
+        RecordError: another line is no JSON object with a step and its data.
+    """
+    if not path.exists():
+        return []
+    raw_lines = path.read_text(encoding="utf-8").split("\n")
+    lines = []
+    for number, raw in enumerate(raw_lines, 1):
+        if not raw.strip():
+            continue
+        try:
+            line = json.loads(raw)
+            lines.append({"step": int(line["step"]), "data": dict(line["data"])})
+        except (ValueError, KeyError, TypeError) as error:
+            if number == len(raw_lines):
+                continue
+            raise RecordError(
+                f"line {number} is {raw[:60]!r}; expected a JSON object with `step` and `data`; {path}; "
+                "remove the line, or the file to run it again"
+            ) from error
+    return lines
+
+
+class RunRecord:
+    """The two files of one run.
+
+    Args:
+        name: of the run; the files' names begin with it.
+        folder: where they are.
+    """
+
+    def __init__(self, name: str, folder: Path = RESULTS) -> None:
+        self.lines_path = folder / f"{name}.jsonl"
+        self.facts_path = folder / f"{name}.json"
+        self.name = name
+
+    def lines(self) -> list[dict[str, Any]]:
+        return read_lines(self.lines_path)
+
+    def facts(self) -> dict[str, Any]:
+        """Settings, attempts and examples; {} for a run that never began."""
+        return json.loads(self.facts_path.read_text(encoding="utf-8")) if self.facts_path.exists() else {}
+
+    def check_settings(self, settings: Mapping[str, Any]) -> None:
+        """Raise RecordError where the run was begun with other settings."""
+        begun = self.facts().get("settings")
+        wanted = json.loads(json.dumps(settings))
+        if begun is None or begun == wanted:
+            return
+        changed = sorted(key for key in begun.keys() | wanted.keys() if begun.get(key) != wanted.get(key))
+        raise RecordError(
+            f"{self.name} was begun with other settings, {changed} differ; expected the same; {self.facts_path}; "
+            "remove its two files to make the run anew"
+        )
+
+    def begin(self, start: Start, settings: Mapping[str, Any], attempt: Mapping[str, Any]) -> None:
+        """Cut the lines back to where the run begins, and enter the attempt."""
+        self.lines_path.parent.mkdir(parents=True, exist_ok=True)
+        _replace(self.lines_path, "".join(_dump(line) for line in start.kept))
+        attempts = self.facts().get("attempts", [])
+        self._write({"settings": settings, "attempts": [*attempts, dict(attempt)]})
+
+    def append(self, step: int, data: Mapping[str, Any]) -> None:
+        """Add a step's line; on disk when this returns."""
+        with open(self.lines_path, "a", encoding="utf-8") as file:
+            file.write(_dump({"step": step, "data": select_metrics(data)}))
+            file.flush()
+            os.fsync(file.fileno())
+
+    def update_attempt(self, **facts: Any) -> None:
+        """Change the last attempt's entry."""
+        known = self.facts()
+        known["attempts"][-1].update(facts)
+        self._write(known)
+
+    def add(self, **facts: Any) -> None:
+        """Set facts beside settings and attempts."""
+        self._write({**self.facts(), **facts})
+
+    def _write(self, facts: Mapping[str, Any]) -> None:
+        _replace(self.facts_path, json.dumps(facts, indent=1) + "\n")
+
+
+def _dump(line: Mapping[str, Any]) -> str:
+    return json.dumps(line, separators=(",", ":")) + "\n"
+
+
+def _replace(path: Path, text: str) -> None:
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    beside.write_text(text, encoding="utf-8")
+    os.replace(beside, path)

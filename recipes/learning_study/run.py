@@ -1,0 +1,207 @@
+"""One run of the study: videos and base model if they are missing, verl's trainer, and its metrics into the repository.
+
+    python -m recipes.learning_study.run full --seed 0
+
+A complete run is left alone; a stopped one goes on. `--print-command` shows the trainer's command and runs nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from data_prep import synthetic
+from recipes.demo.main import SHARED_MEMORY, remove_orphaned_segments, shell_command, stop, trainer_environment
+from recipes.demo.summary import StepLine
+from recipes.learning_study import study, teach
+from recipes.learning_study.record import RESULTS, RecordError, RunRecord, Start, plan_start
+
+ROOT = Path(__file__).parents[2]
+CACHE = ROOT / ".cache" / "learning_study"
+OUTPUTS = ROOT / "outputs" / "learning_study"
+NUM_EXAMPLES = 4
+
+
+def make_run(variant: str, seed: int, *, steps: int = study.STEPS, results: Path = RESULTS, outputs: Path) -> int:
+    """Make or finish one run; return its exit code."""
+    name = study.run_name(variant, seed)
+    record = RunRecord(name, results)
+    folder = outputs / name
+    overrides = study.overrides_of(variant, seed, steps=steps)
+    start = plan_start(record.lines(), steps=steps, checkpoint_step=last_checkpoint(folder))
+    print(f"{name}: {start.note}", flush=True)
+    if start.complete:
+        return 0
+    data, base = prepare()
+    settings = {
+        "variant": variant,
+        "seed": seed,
+        "steps": steps,
+        "overrides": overrides,
+        "task": json.loads((data / "settings.json").read_text(encoding="utf-8")),
+        "base": json.loads((base / "settings.json").read_text(encoding="utf-8")),
+    }
+    if start.step:
+        record.check_settings(settings)
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    attempt = {
+        "from_step": start.step,
+        "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "plugin": plugin_digest(),
+        "machine": f"{os.cpu_count()} cores, {platform.machine()}",
+        "nice": os.nice(0),
+    }
+    record.begin(start, settings, attempt)
+    command = study.run_command(overrides, folder=folder, data=data, base=base, resume=bool(start.step), steps=steps)
+    code = train(command, folder, record, start)
+    if code:
+        print_failure(folder, code)
+        return 1
+    finish(record, folder, steps)
+    return 0
+
+
+def prepare() -> tuple[Path, Path]:
+    """Make videos and base model where they are missing; return their folders."""
+    digest = hashlib.sha256(Path(synthetic.__file__).read_bytes())
+    digest.update(" ".join(study.data_command(Path())[1:]).encode())
+    data = CACHE / f"data_{digest.hexdigest()[:10]}"
+    base = CACHE / f"base_{teach.sources_digest()[:10]}"
+    for command in (study.data_command(data), study.base_command(base)):
+        subprocess.run(command, check=True, cwd=ROOT)
+    return data, base
+
+
+def train(command: Sequence[str], folder: Path, record: RunRecord, start: Start) -> int:
+    """Run verl's trainer and copy its steps into the record as they come; return its exit code."""
+    variables = trainer_environment(folder, "cpu")
+    (folder / "command.txt").write_text(shell_command(command, variables), encoding="utf-8")
+    segments = set(SHARED_MEMORY.glob("psm_*"))
+    began = time.monotonic()
+    try:
+        with open(folder / "train.log", "ab") as log:
+            process = subprocess.Popen(
+                command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, env={**os.environ, **variables}
+            )
+            try:
+                for entry in follow(folder / "metrics.jsonl", process):
+                    if entry["step"] > start.step or not start.step:
+                        record.append(entry["step"], entry["data"])
+                        record.update_attempt(wall_seconds=round(time.monotonic() - began), to_step=entry["step"])
+                        print(StepLine.of(entry), flush=True)
+                code = process.wait()
+            finally:
+                stop(process)
+    finally:
+        remove_orphaned_segments(segments, wait_seconds=5)
+    record.update_attempt(wall_seconds=round(time.monotonic() - began), exit_code=code)
+    return code
+
+
+def follow(metrics: Path, process: subprocess.Popen) -> Iterator[dict[str, Any]]:
+    """Yield what verl's file logger writes from now on, until the process ends."""
+    # The logger empties the file of an earlier attempt when it starts, minutes from now.
+    metrics.unlink(missing_ok=True)
+    position = 0
+    while True:
+        ended = process.poll() is not None
+        if metrics.exists():
+            with open(metrics, "rb") as file:
+                file.seek(position)
+                for raw in file:
+                    if not raw.endswith(b"\n"):
+                        break
+                    position += len(raw)
+                    yield json.loads(raw)
+        if ended:
+            return
+        time.sleep(1)
+
+
+def finish(record: RunRecord, folder: Path, steps: int) -> None:
+    """Keep examples of the first and the last step's trajectories; remove checkpoints."""
+    examples = {}
+    for place, step in (("first_step", 1), ("last_step", steps)):
+        path = folder / "trajectories" / f"step_{step:06d}.jsonl"
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        examples[place] = [example_of(json.loads(line)) for line in lines[:NUM_EXAMPLES]]
+    record.add(examples=examples)
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+
+
+def example_of(trajectory: dict[str, Any]) -> dict[str, Any]:
+    """Shorten a dumped trajectory to what a reader wants of it."""
+    episode = trajectory["episode"]
+    names = ("frames", "responses", "retrieval_ious", "stop_reason")
+    shown = {name: trajectory[name] for name in ("question", "ground_truth", "turn_rewards")}
+    return shown | {name: episode[name] for name in names}
+
+
+def last_checkpoint(folder: Path) -> int:
+    """The step of the last whole checkpoint, 0 without one."""
+    marker = folder / "checkpoints" / "latest_checkpointed_iteration.txt"
+    text = marker.read_text(encoding="utf-8").strip() if marker.exists() else ""
+    return int(text) if text.isdigit() else 0
+
+
+def plugin_digest() -> str:
+    """Hash the package that the run trains with."""
+    files = sorted((ROOT / "verl_videomtr").rglob("*.py")) + sorted((ROOT / "verl_videomtr").rglob("*.yaml"))
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:12]
+
+
+def print_failure(folder: Path, code: int) -> None:
+    lines = (folder / "train.log").read_text(encoding="utf-8", errors="replace").splitlines()
+    print("\n".join(lines[-30:]), file=sys.stderr)
+    print(f"the trainer stopped with exit code {code}; its log is {folder / 'train.log'}", file=sys.stderr)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m recipes.learning_study.run", description=__doc__.splitlines()[0])
+    parser.add_argument("variant", choices=study.VARIANTS)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, default=study.STEPS, help="fewer make a trial, not a run of the study")
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--outputs", type=Path, default=OUTPUTS)
+    parser.add_argument("--print-command", action="store_true")
+    arguments = parser.parse_args(argv)
+    if arguments.steps != study.STEPS and arguments.results == RESULTS and not arguments.print_command:
+        parser.exit(2, f"--steps={arguments.steps} is a trial; expected a folder of its own for it: give --results\n")
+    if arguments.print_command:
+        overrides = study.overrides_of(arguments.variant, arguments.seed, steps=arguments.steps)
+        folder = arguments.outputs / study.run_name(arguments.variant, arguments.seed)
+        command = study.run_command(
+            overrides, folder=folder, data=Path("DATA"), base=Path("BASE"), resume=False, steps=arguments.steps
+        )
+        print(shell_command(command, trainer_environment(folder, "cpu")))
+        return 0
+    try:
+        return make_run(
+            arguments.variant,
+            arguments.seed,
+            steps=arguments.steps,
+            results=arguments.results,
+            outputs=arguments.outputs,
+        )
+    except RecordError as error:
+        parser.exit(2, f"{error}\n")
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

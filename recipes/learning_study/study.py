@@ -1,0 +1,143 @@
+"""What the study fixes before any of its runs: the task, the base model, the seeds, the training and the variants.
+
+A run is stock `verl.trainer.main_ppo` with `+videomtr=paper`, `COMMON` and its variant's overrides, and nothing else.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+DATA_SEED = 0
+BASE_SEED = 0
+DATA_ROWS = {"train": 3200, "val": 256, "test": 0}
+"""Rows of each split; the videos of the splits differ. No choice is made by the validation rows: the last step's
+policy is the run's, so they serve as the held-out ones."""
+TASK: tuple[str, ...] = ()
+"""Options of `data_prep.synthetic` beside its defaults: eight scenes in random order, a pool of 128, needles of 2."""
+MAX_TURNS = 3
+FRAME_BUDGET = 16
+BATCH = 32
+"""Trajectories of a step."""
+STEPS = 100
+TEST_EVERY = 20
+SAVE_EVERY = 20
+
+COMMON = (
+    f"videomtr.episode.max_turns={MAX_TURNS}",
+    f"videomtr.episode.frame_budget={FRAME_BUDGET}",
+    "videomtr.episode.pool_size=128",
+)
+"""Overrides of every run, beside paths, seeds and step counts."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """One row of the study."""
+
+    overrides: tuple[str, ...]
+    """Hydra overrides behind COMMON."""
+    says: str
+    """What it is, in words."""
+    group_size: int = 1
+    """Trajectories of one question; the step's trajectories stay BATCH."""
+
+
+NO_BONUS = "videomtr.bootstrap.enabled=false"
+REWARD = "+reward.custom_reward_function.reward_kwargs"
+
+VARIANTS: dict[str, Variant] = {
+    "full": Variant(overrides=(), says="the full method"),
+    "no_gate": Variant(overrides=(f"{REWARD}.gate=none",), says="turn rewards are paid whatever the answer"),
+    "no_turn_reward": Variant(overrides=(f"{REWARD}.turn_level=false",), says="no reward for the frames found"),
+    "no_bootstrapping": Variant(overrides=(NO_BONUS,), says="no exploration bonus"),
+    "single_turn": Variant(
+        overrides=("videomtr.episode.max_turns=1", NO_BONUS), says="PPO on one look at the whole frame budget"
+    ),
+    "plain_gae": Variant(overrides=("videomtr.credit.form=plain",), says="one GAE over all tokens"),
+    "literal_credit": Variant(overrides=("videomtr.credit.form=literal",), says="credit by the paper's sentence"),
+    "grpo": Variant(
+        overrides=("algorithm.adv_estimator=grpo", "critic.enable=false", NO_BONUS),
+        says="GRPO, eight trajectories a question, no critic, no bonus",
+        group_size=8,
+    ),
+}
+
+ORDER: tuple[tuple[str, int], ...] = (
+    ("full", 0),
+    ("single_turn", 0),
+    ("no_bootstrapping", 0),
+    ("no_gate", 0),
+    ("no_turn_reward", 0),
+    ("full", 1),
+    ("single_turn", 1),
+    ("no_gate", 1),
+    ("no_bootstrapping", 1),
+    ("plain_gae", 0),
+    ("literal_credit", 0),
+    ("grpo", 0),
+    ("no_turn_reward", 1),
+)
+"""(variant, seed) of every run of the sweep, most telling first."""
+
+
+def run_name(variant: str, seed: int) -> str:
+    return f"{variant}_seed{seed}"
+
+
+def data_command(out: Path) -> list[str]:
+    """Make videos and rows."""
+    rows = [part for split, number in DATA_ROWS.items() for part in (f"--num-{split}", str(number))]
+    return [sys.executable, "-m", "data_prep.synthetic", "--out", str(out), "--seed", str(DATA_SEED), *TASK, *rows]
+
+
+def base_command(out: Path) -> list[str]:
+    """Make the base model."""
+    command = [sys.executable, "-m", "recipes.learning_study.teach", "--base", "study", "--out", str(out)]
+    return [*command, "--seed", str(BASE_SEED), *TASK]
+
+
+def overrides_of(variant: str, seed: int, *, steps: int = STEPS) -> list[str]:
+    """The Hydra overrides that decide what a run learns: everything but paths and logging."""
+    chosen = VARIANTS[variant]
+    return [
+        "+videomtr=paper",
+        "+videomtr/device=cpu",
+        "+videomtr/model=tiny",
+        *COMMON,
+        f"data.train_batch_size={BATCH // chosen.group_size}",
+        f"actor_rollout_ref.rollout.n={chosen.group_size}",
+        f"data.seed={seed}",
+        f"actor_rollout_ref.rollout.seed={seed}",
+        f"actor_rollout_ref.actor.data_loader_seed={seed}",
+        f"critic.data_loader_seed={seed}",
+        f"actor_rollout_ref.actor.fsdp_config.seed={seed}",
+        f"critic.fsdp.seed={seed}",
+        f"trainer.total_training_steps={steps}",
+        "trainer.total_epochs=1000",
+        *chosen.overrides,
+    ]
+
+
+def run_command(
+    overrides: Sequence[str], *, folder: Path, data: Path, base: Path, resume: bool, steps: int = STEPS
+) -> list[str]:
+    """The whole command of a run, for a folder of its own."""
+    return [
+        sys.executable, "-m", "verl.trainer.main_ppo", *overrides,
+        f"data.train_files={(data / 'train.parquet').resolve()}",
+        f"data.val_files={(data / 'val.parquet').resolve()}",
+        f"videomtr.video.root={data.resolve()}",
+        f"actor_rollout_ref.model.path={base.resolve()}",
+        f"critic.model.path={base.resolve()}",
+        f"videomtr.dump.dir={(folder / 'trajectories').resolve()}",
+        f"trainer.validation_data_dir={(folder / 'validation').resolve()}",
+        f"trainer.default_local_dir={(folder / 'checkpoints').resolve()}",
+        f"trainer.save_freq={min(SAVE_EVERY, steps)}", f"trainer.test_freq={min(TEST_EVERY, steps)}",
+        "trainer.max_actor_ckpt_to_keep=1", "trainer.max_critic_ckpt_to_keep=1",
+        f"trainer.resume_mode={'auto' if resume else 'disable'}", f"trainer.val_before_train={str(not resume).lower()}",
+        "trainer.project_name=learning_study", f"trainer.experiment_name={folder.name}",
+        "trainer.logger=[console,file]",
+    ]  # fmt: skip

@@ -1,0 +1,166 @@
+"""Tables of the study, made from the JSONL in the repository: one line per run, seconds per phase, trajectories.
+
+    python -m recipes.learning_study.tables runs|phases|trajectories
+
+Markdown, as docs/learning.md holds it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from recipes.demo.summary import PHASES
+from recipes.learning_study import study
+from recipes.learning_study.record import HELD_OUT_ACCURACY, RESULTS, RunRecord, is_complete
+
+HELD_OUT = "val-aux/synthetic_needle/{}/mean@1"
+NUM_HELD_OUT = study.DATA_ROWS["val"]
+WINDOW = 10
+"""Steps that "at the end" averages, for what is measured in training."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One run's files, read."""
+
+    variant: str
+    seed: int
+    lines: tuple[dict[str, Any], ...]
+    facts: dict[str, Any]
+
+    def series(self, key: str) -> tuple[list[int], list[float]]:
+        """The steps that logged a metric, and its values."""
+        found = [(line["step"], line["data"][key]) for line in self.lines if key in line["data"]]
+        return [step for step, _ in found], [value for _, value in found]
+
+    def end(self, key: str) -> float | None:
+        """Mean of a training metric over the last WINDOW steps."""
+        values = self.series(key)[1][-WINDOW:]
+        return sum(values) / len(values) if values else None
+
+    @property
+    def last_step(self) -> int:
+        return max((line["step"] for line in self.lines), default=0)
+
+    @property
+    def wall_seconds(self) -> float:
+        return sum(attempt.get("wall_seconds", 0) for attempt in self.facts.get("attempts", []))
+
+    @property
+    def complete(self) -> bool:
+        return is_complete(self.lines, study.STEPS)
+
+
+def read_runs(results: Path = RESULTS) -> list[Run]:
+    """Read every run of the study that has begun, in the study's order."""
+    runs = []
+    for variant, seed in study.ORDER:
+        record = RunRecord(study.run_name(variant, seed), results)
+        if lines := record.lines():
+            runs.append(Run(variant=variant, seed=seed, lines=tuple(lines), facts=record.facts()))
+    return runs
+
+
+def wilson(share: float, number: int, z: float = 1.96) -> tuple[float, float]:
+    """Return the Wilson interval of a share of `number` independent rows; 95% at the default z."""
+    if number < 1 or not 0 <= share <= 1:
+        raise ValueError(f"share={share} of number={number}; expected a share of at least one row")
+    centre = share + z * z / (2 * number)
+    half = z * math.sqrt(share * (1 - share) / number + z * z / (4 * number * number))
+    scale = 1 + z * z / number
+    return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
+
+
+def table_of_runs(runs: Sequence[Run]) -> Iterator[str]:
+    """One line per run: what it came to on the held-out rows."""
+    columns = ("run", "seed", "steps", "wall, min", "held-out accuracy before", "after (95% interval)")
+    columns += ("turns", "best IoU", "reward")
+    yield f"| {' | '.join(columns)} |"
+    yield "|" + "---|" * len(columns)
+    for run in runs:
+        steps, accuracies = run.series(HELD_OUT_ACCURACY)
+        cells = [run.variant, str(run.seed), _steps(run), f"{run.wall_seconds / 60:.0f}"]
+        if accuracies:
+            low, high = wilson(accuracies[-1], NUM_HELD_OUT)
+            after = f"{accuracies[-1]:.2f} ({low:.2f}-{high:.2f})"
+            cells += [f"{accuracies[0]:.2f}" if steps[0] == 0 else "-", after if len(steps) > 1 else "-"]
+        else:
+            cells += ["-", "-"]
+        for name in ("turns", "best_iou"):
+            values = run.series(HELD_OUT.format(name))[1]
+            cells.append(f"{values[-1]:.2f}" if values else "-")
+        cells.append(_show(run.end("videomtr/reward/episode")))
+        yield f"| {' | '.join(cells)} |"
+
+
+def table_of_phases(run: Run) -> Iterator[str]:
+    """Seconds of a step by phase: the median over the run, since a busy machine makes outliers."""
+    yield "| phase | seconds, median of steps |"
+    yield "|---|---|"
+    for name, key in PHASES.items():
+        values = sorted(run.series(key)[1])
+        if values:
+            yield f"| {name} | {values[len(values) // 2]:.2f} |"
+
+
+def trajectories(run: Run) -> Iterator[str]:
+    """Print the kept examples of the first and the last step, turn by turn."""
+    for place, examples in run.facts.get("examples", {}).items():
+        for example in examples:
+            question = " / ".join(example["question"].splitlines())
+            yield f"{place.replace('_', ' ')}: {question} (right: {example['ground_truth']})"
+            turns = zip(
+                example["frames"], example["responses"], example["retrieval_ious"], example["turn_rewards"], strict=True
+            )
+            for frames, response, iou, reward in turns:
+                found = "" if iou is None else f"  IoU {iou:.2f}"
+                yield f"    frames {','.join(map(str, frames))}: {response}{found}  reward {reward:.2f}"
+            yield ""
+
+
+def _steps(run: Run) -> str:
+    return str(run.last_step) if run.complete else f"{run.last_step} of {study.STEPS}"
+
+
+def _show(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def find_run(runs: Sequence[Run], variant: str, seed: int) -> Run:
+    """Raise ValueError where there is no such run."""
+    for run in runs:
+        if (run.variant, run.seed) == (variant, seed):
+            return run
+    raise ValueError(f"no run {study.run_name(variant, seed)}; expected one of {[r.variant for r in runs]}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m recipes.learning_study.tables", description=__doc__.splitlines()[0]
+    )
+    parser.add_argument("table", choices=("runs", "phases", "trajectories"))
+    parser.add_argument("--variant", choices=study.VARIANTS, default="full")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    arguments = parser.parse_args(argv)
+    runs = read_runs(arguments.results)
+    try:
+        if arguments.table == "runs":
+            lines = table_of_runs(runs)
+        else:
+            run = find_run(runs, arguments.variant, arguments.seed)
+            lines = table_of_phases(run) if arguments.table == "phases" else trajectories(run)
+    except ValueError as error:
+        parser.exit(2, f"{error}\n")
+    print("\n".join(lines))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

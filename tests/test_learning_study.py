@@ -1,0 +1,313 @@
+"""The study's books: what is complete is skipped, what was stopped goes on, and what is drawn is what was logged."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from recipes.learning_study import study
+from recipes.learning_study.figures import FIGURES, draw_figure, running_mean
+from recipes.learning_study.record import (
+    HELD_OUT_ACCURACY,
+    RecordError,
+    RunRecord,
+    plan_start,
+    read_lines,
+    select_metrics,
+)
+from recipes.learning_study.run import example_of, follow, last_checkpoint, main
+from recipes.learning_study.run_all import runs_left, sweep
+from recipes.learning_study.tables import (
+    Run,
+    find_run,
+    read_runs,
+    table_of_phases,
+    table_of_runs,
+    trajectories,
+    wilson,
+)
+from verl_videomtr.verl_plugin.compose import compose
+
+ATTEMPT = {"from_step": 0}
+
+
+def lines_to(last, *, evaluated=()):
+    """Lines of the steps 0 to `last`."""
+    return [
+        {
+            "step": step,
+            "data": {"videomtr/episode/turns": 1.0, **({HELD_OUT_ACCURACY: 0.5} if step in evaluated else {})},
+        }
+        for step in range(last + 1)
+    ]
+
+
+def test_complete_run_is_kept():
+    start = plan_start(lines_to(4, evaluated=(0, 4)), steps=4, checkpoint_step=0)
+    assert start.complete
+    assert start.kept == tuple(lines_to(4, evaluated=(0, 4)))
+
+
+def test_run_without_its_last_evaluation_or_a_step_is_not_complete():
+    assert not plan_start(lines_to(4, evaluated=(0,)), steps=4, checkpoint_step=0).complete
+    holed = [line for line in lines_to(4, evaluated=(0, 4)) if line["step"] != 2]
+    assert not plan_start(holed, steps=4, checkpoint_step=0).complete
+
+
+def test_stopped_run_goes_on_from_its_checkpoint_and_says_so():
+    start = plan_start(lines_to(7), steps=10, checkpoint_step=5)
+    assert (start.step, start.complete) == (5, False)
+    assert start.kept == tuple(lines_to(5))
+    assert start.note == "stopped at step 7: goes on from the checkpoint of step 5"
+
+
+@pytest.mark.parametrize(
+    ("lines", "checkpoint_step"),
+    [
+        (lines_to(7), 0),  # the checkpoint is gone
+        (lines_to(3), 5),  # it is ahead of what was logged: steps would be missing for good
+        ([line for line in lines_to(7) if line["step"] != 4], 5),
+    ],
+)
+def test_stopped_run_without_a_fitting_checkpoint_starts_over_and_says_so(lines, checkpoint_step):
+    start = plan_start(lines, steps=10, checkpoint_step=checkpoint_step)
+    assert (start.step, start.kept, start.complete) == (0, (), False)
+    assert "starts from the beginning" in start.note
+
+
+def test_new_run_is_called_new():
+    assert plan_start([], steps=10, checkpoint_step=0).note == "new"
+
+
+def test_steps_are_on_disk_as_they_are_made_and_attempts_add_up(tmp_path):
+    record = RunRecord("full_seed0", tmp_path / "results")
+    record.begin(plan_start([], steps=4, checkpoint_step=0), {"steps": 4}, ATTEMPT)
+    for line in lines_to(3, evaluated=(0,)):
+        record.append(line["step"], line["data"])
+    record.update_attempt(wall_seconds=60)
+    assert record.lines() == lines_to(3, evaluated=(0,))
+    again = RunRecord("full_seed0", tmp_path / "results")
+    again.check_settings({"steps": 4})
+    again.begin(plan_start(again.lines(), steps=4, checkpoint_step=2), {"steps": 4}, {"from_step": 2})
+    again.update_attempt(wall_seconds=30)
+    assert again.lines() == lines_to(2, evaluated=(0,))
+    assert [attempt["wall_seconds"] for attempt in again.facts()["attempts"]] == [60, 30]
+    again.add(examples={"first_step": []})
+    assert again.facts()["settings"] == {"steps": 4}
+    assert sorted(path.name for path in (tmp_path / "results").iterdir()) == ["full_seed0.json", "full_seed0.jsonl"]
+
+
+def test_run_begun_with_other_settings_is_refused(tmp_path):
+    record = RunRecord("full_seed0", tmp_path)
+    record.check_settings({"seed": 0})
+    record.begin(plan_start([], steps=4, checkpoint_step=0), {"seed": 0, "overrides": ("a",)}, ATTEMPT)
+    record.check_settings({"seed": 0, "overrides": ["a"]})
+    with pytest.raises(RecordError, match=r"\['overrides'\] differ; expected the same; .*remove its two files"):
+        record.check_settings({"seed": 0, "overrides": ["b"]})
+
+
+def test_line_cut_at_the_end_is_left_out_and_a_broken_one_before_it_is_named(tmp_path):
+    path = tmp_path / "run.jsonl"
+    whole = '{"step": 1, "data": {"a": 1.0}}\n'
+    path.write_text(whole + '{"step": 2, "da')
+    assert read_lines(path) == [{"step": 1, "data": {"a": 1.0}}]
+    path.write_text('{"step": 1}\n' + whole)
+    with pytest.raises(RecordError, match=r"line 1 is '\{\"step\": 1\}'; expected a JSON object with `step`"):
+        read_lines(path)
+    assert read_lines(tmp_path / "none.jsonl") == []
+
+
+def test_metrics_of_the_study_are_kept_and_rounded():
+    data = {
+        "videomtr/episode/turns": 1.23456789,
+        "timing_s/gen": 2,
+        "val-core/synthetic_needle/acc/mean@1": 0.5,
+        "actor/entropy": float("nan"),
+        "perf/throughput": 3.0,
+        "timing_per_token_ms/gen": 0.1,
+    }
+    assert select_metrics(data) == {
+        "videomtr/episode/turns": 1.2346,
+        "timing_s/gen": 2.0,
+        "val-core/synthetic_needle/acc/mean@1": 0.5,
+    }
+
+
+def test_follower_sees_only_what_this_process_writes(tmp_path):
+    metrics = tmp_path / "metrics.jsonl"
+    metrics.write_text('{"step": 99, "data": {}}\n')
+    code = (
+        "import sys, time, pathlib; path = pathlib.Path(sys.argv[1])\n"
+        "while path.exists(): time.sleep(0.01)\n"
+        'file = open(path, \'w\'); file.write(\'{"step": 1, "data": {}}\\n{"step"\'); file.flush(); time.sleep(1.5)\n'
+        "file.write(': 2, \"data\": {}}\\n'); file.close()"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, str(metrics)])
+    assert [entry["step"] for entry in follow(metrics, process)] == [1, 2]
+
+
+def test_checkpoint_counts_once_it_is_announced(tmp_path):
+    assert last_checkpoint(tmp_path) == 0
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "latest_checkpointed_iteration.txt").write_text("40")
+    assert last_checkpoint(tmp_path) == 40
+
+
+def test_sweep_skips_what_is_complete(tmp_path):
+    variant, seed = study.ORDER[1]
+    record = RunRecord(study.run_name(variant, seed), tmp_path)
+    record.begin(plan_start([], steps=2, checkpoint_step=0), {}, ATTEMPT)
+    for line in lines_to(2, evaluated=(0, 2)):
+        record.append(line["step"], line["data"])
+    assert runs_left(tmp_path, steps=2) == [study.ORDER[0], *study.ORDER[2:]]
+    assert runs_left(tmp_path, steps=3) == list(study.ORDER)
+
+
+def test_sweep_goes_on_after_a_failure_and_ends_with_its_time(capsys):
+    played = []
+
+    def play(variant, seed):
+        played.append((variant, seed))
+        return int(variant == "no_gate")
+
+    assert sweep([("full", 0), ("no_gate", 1), ("grpo", 0)], play, seconds=60) == ["no_gate_seed1"]
+    assert played == [("full", 0), ("no_gate", 1), ("grpo", 0)]
+    assert sweep([("full", 0)], play, seconds=0) == []
+    assert len(played) == 3
+    assert "1 runs are left" in capsys.readouterr().out
+
+
+def test_every_variant_is_run_and_those_of_the_main_claims_twice():
+    assert {variant for variant, _ in study.ORDER} == set(study.VARIANTS)
+    assert len(set(study.ORDER)) == len(study.ORDER)
+    for variant in ("full", "no_gate", "no_bootstrapping", "single_turn"):
+        assert sum(name == variant for name, _ in study.ORDER) >= 2
+
+
+@pytest.mark.parametrize("variant", study.VARIANTS)
+def test_every_variant_composes_and_trains_on_as_many_trajectories(variant):
+    config = compose(study.overrides_of(variant, 3))
+    assert config.data.train_batch_size * config.actor_rollout_ref.rollout.n == study.BATCH
+    assert config.actor_rollout_ref.actor.ppo_mini_batch_size == config.data.train_batch_size
+    assert config.videomtr.episode.max_turns == (1 if variant == "single_turn" else study.MAX_TURNS)
+    assert (config.data.seed, config.actor_rollout_ref.rollout.seed) == (3, 3)
+    assert config.videomtr.bootstrap.enabled == (variant not in ("no_bootstrapping", "single_turn", "grpo"))
+
+
+def test_trial_may_not_enter_the_studys_results(capsys):
+    with pytest.raises(SystemExit):
+        main(["full", "--steps", "2"])
+    assert "give --results" in capsys.readouterr().err
+
+
+def test_printed_command_is_verls_own_trainer(capsys):
+    assert main(["no_gate", "--print-command"]) == 0
+    printed = capsys.readouterr().out
+    assert "-m \\\n  verl.trainer.main_ppo" in printed
+    assert "reward_kwargs.gate=none" in printed
+
+
+TRAJECTORY = {
+    "question": "Which shape in the red part?\nA. square\nB. dot",
+    "ground_truth": "B",
+    "turn_rewards": [0.6, 1.1],
+    "correct": True,
+    "episode": {
+        "frames": [[0, 18], [20, 22]],
+        "responses": ["<think> red18 nothing</think><retrieve>16,31</retrieve>", "<think> red18 dot</think>"],
+        "retrieval_ious": [0.2, None],
+        "stop_reason": "answered",
+        "frame_budget": 16,
+    },
+}
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """A finished run of the full method and a stopped one without the gate, with figures that are easy to check."""
+    for variant, last in (("full", study.STEPS), ("no_gate", 30)):
+        record = RunRecord(study.run_name(variant, 0), tmp_path)
+        record.begin(plan_start([], steps=study.STEPS, checkpoint_step=0), {}, ATTEMPT)
+        for step in range(last + 1):
+            held_out = {
+                HELD_OUT_ACCURACY: 0.25 if step == 0 else 0.75,
+                "val-aux/synthetic_needle/turns/mean@1": 2.5,
+                "val-aux/synthetic_needle/best_iou/mean@1": 0.4,
+            }
+            training = {"timing_s/step": float(step), "videomtr/reward/episode": 1.5, "videomtr/episode/turns": 2.0}
+            record.append(step, (training if step else {}) | (held_out if step % study.TEST_EVERY == 0 else {}))
+        record.update_attempt(wall_seconds=600)
+        record.add(examples={"first_step": [example_of(TRAJECTORY)]})
+    return read_runs(tmp_path)
+
+
+def test_table_of_runs_has_a_line_per_run(runs):
+    _, _, full, no_gate = table_of_runs(runs)
+    low, high = wilson(0.75, 256)
+    assert full == f"| full | 0 | {study.STEPS} | 10 | 0.25 | 0.75 ({low:.2f}-{high:.2f}) | 2.50 | 0.40 | 1.50 |"
+    assert no_gate.startswith(f"| no_gate | 0 | 30 of {study.STEPS} | 10 | 0.25 | 0.75")
+
+
+def test_phases_are_medians_of_the_steps(runs):
+    # The steps 1 to n take 1 to n seconds; of an even number the upper middle one is taken.
+    *_, line = table_of_phases(find_run(runs, "full", 0))
+    assert line == f"| whole step | {study.STEPS // 2 + 1:.2f} |"
+    with pytest.raises(ValueError, match="no run grpo_seed0"):
+        find_run(runs, "grpo", 0)
+
+
+def test_trajectories_are_shown_turn_by_turn(runs):
+    text = "\n".join(trajectories(find_run(runs, "full", 0)))
+    assert "first step: Which shape in the red part? / A. square / B. dot (right: B)" in text
+    assert "frames 0,18: <think> red18 nothing</think><retrieve>16,31</retrieve>  IoU 0.20  reward 0.60" in text
+    assert "frames 20,22: <think> red18 dot</think>  reward 1.10" in text
+
+
+def test_wilson_interval_by_hand():
+    # p = 1/2, n = 4, z = 2, z^2/n = 1: centre (1/2 + 1/2) / 2 = 1/2; half width 2 sqrt(1/16 + 1/16) / 2 = 0.353553.
+    assert wilson(0.5, 4, z=2.0) == pytest.approx((0.146447, 0.853553), abs=1e-6)
+    assert wilson(0.0, 10)[0] == 0.0
+    with pytest.raises(ValueError, match="at least one row"):
+        wilson(0.5, 0)
+
+
+def test_running_mean_looks_back_only():
+    assert running_mean([1.0, 3.0, 5.0, 7.0], width=2) == [1.0, 2.0, 4.0, 6.0]
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_figures_draw_a_line_per_run_and_panel(runs, name, tmp_path):
+    variants, panels = FIGURES[name]
+    figure = draw_figure(runs, variants, panels)
+    figure.savefig(tmp_path / "figure.png")
+    assert len([axes for axes in figure.axes if axes.get_visible()]) == len(panels)
+    turns = [axes for axes, panel in zip(figure.axes, panels, strict=False) if panel.key == "videomtr/episode/turns"]
+    for axes in turns:
+        drawn = [line for line in axes.get_lines() if not line.get_label().startswith("_")]
+        assert len(drawn) == len([run for run in runs if run.variant in variants])
+        assert list(drawn[0].get_ydata()) == [2.0] * study.STEPS
+
+
+@pytest.mark.slow
+def test_short_trial_of_a_variant_runs_stops_and_is_skipped(tmp_path):
+    command = [sys.executable, "-m", "recipes.learning_study.run", "no_gate", "--steps", "2"]
+    command += ["--results", str(tmp_path / "results"), "--outputs", str(tmp_path / "outputs")]
+    assert subprocess.run(command, timeout=3000).returncode == 0
+    record = RunRecord("no_gate_seed0", tmp_path / "results")
+    assert [line["step"] for line in record.lines()] == [0, 1, 2]
+    assert HELD_OUT_ACCURACY in record.lines()[0]["data"]
+    assert record.facts()["attempts"][0]["exit_code"] == 0
+    assert len(record.facts()["examples"]["last_step"]) == 4
+    json.dumps(record.facts())
+    again = subprocess.run(command, timeout=300, capture_output=True, text=True)
+    assert again.returncode == 0
+    assert "complete, 2 steps: kept as it is" in again.stdout
+
+
+def test_run_reads_its_own_lines(runs):
+    run = runs[0]
+    assert isinstance(run, Run)
+    assert run.series("videomtr/episode/turns")[0] == list(range(1, study.STEPS + 1))
+    assert run.end("no/such/metric") is None
+    assert run.wall_seconds == 600
