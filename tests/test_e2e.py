@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from e2e_trainer import ROOT, make_base_model, make_needles, read_metrics, replace_fields, train
 from safetensors.torch import load_file
-from trainer_runs import ROOT, make_base_model, make_needles, read_metrics, replace_fields, train
 
 from benchmarks.real_clips import fetch
 from verl_videomtr.sample import write_rows

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from trainer_runs import make_base_model, make_data, read_metrics, train
+from e2e_trainer import make_base_model, make_data, read_metrics, train
 from transformers import AutoProcessor
 
 from verl_videomtr.gae import bi_level_gae

@@ -16,6 +16,7 @@ def _register(_module):
     import ray
     import torch
     import transfer_queue as tq
+    from omegaconf import open_dict
     from verl.trainer.ppo import core_algos
     from verl.trainer.ppo.v1 import PPOTrainerSync, register_trainer
 
@@ -35,45 +36,63 @@ def _register(_module):
 
     core_algos.ADV_ESTIMATOR_REGISTRY["bi_level_gae"] = recording_estimator
 
-    @register_trainer("probe_sync")
-    class ProbeTrainer(VideoMTRMixin, PPOTrainerSync):
-        base_mode = "sync"
+    def record(trainer, batch):
+        texts = ["responses", "response_mask", "rollout_log_probs", "old_log_probs", "input_ids", "position_ids"]
+        optional = ["ref_log_prob", "rollout_is_weights"]
+        fields = ["extra_fields", "multi_modal_inputs", "advantages", "rm_scores", *texts, *optional]
+        data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=fields)
+        media = data.pop("multi_modal_inputs").tolist()
+        extra = data.pop("extra_fields").tolist()
+        rows = []
+        for i, (key, tag) in enumerate(zip(batch.keys, batch.tags, strict=True)):
+            row = {name: data[name][i] for name in data.keys()}  # noqa: SIM118  # a TensorDict
+            rows.append(
+                {
+                    "key": key,
+                    "trajectory": extra[i]["videomtr"],
+                    "number": extra[i]["videomtr_row"],
+                    "is_padding": bool(tag.get("is_padding", False)),
+                    # Rejection clears tokens in what verl calls response_mask; the record keeps what was sampled.
+                    "mask": row.pop("response_mask"),
+                    "num_images": len(media[i].get("image_grid_thw", [])),
+                    "pixel_values": media[i].get("pixel_values"),
+                    **row,
+                }
+            )
+        torch.save({"rows": rows, **seen}, folder / f"step_{trainer.global_steps}.pt")
 
+    def save_vllm(trainer):
+        path = str(folder / f"vllm_{trainer.global_steps}.pt")
+        ray.get(
+            [
+                server.collective_rpc.remote(method="save_weights", args=(path,))
+                for replica in trainer.llm_server_manager.get_replicas()
+                for server in replica.servers
+            ]
+        )
+
+    class Recording:
         def _compute_advantage(self, batch, metrics):
             batch = super()._compute_advantage(batch, metrics)
-            texts = ["responses", "response_mask", "rollout_log_probs", "old_log_probs", "input_ids", "position_ids"]
-            fields = ["extra_fields", "multi_modal_inputs", *texts]
-            data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=fields)
-            media = data.pop("multi_modal_inputs").tolist()
-            extra = data.pop("extra_fields").tolist()
-            rows = []
-            for i, (key, tag) in enumerate(zip(batch.keys, batch.tags, strict=True)):
-                row = {name: data[name][i] for name in texts}
-                rows.append(
-                    {
-                        "key": key,
-                        "trajectory": extra[i]["videomtr"],
-                        "number": extra[i]["videomtr_row"],
-                        "is_padding": bool(tag.get("is_padding", False)),
-                        "mask": row.pop("response_mask"),
-                        "num_images": len(media[i].get("image_grid_thw", [])),
-                        "pixel_values": media[i].get("pixel_values"),
-                        **row,
-                    }
-                )
-            torch.save({"rows": rows, **seen}, folder / f"step_{self.global_steps}.pt")
+            record(self, batch)
             return batch
 
         def on_step_end(self):
             super().on_step_end()
-            path = str(folder / f"vllm_{self.global_steps}.pt")
-            ray.get(
-                [
-                    server.collective_rpc.remote(method="save_weights", args=(path,))
-                    for replica in self.llm_server_manager.get_replicas()
-                    for server in replica.servers
-                ]
-            )
+            save_vllm(self)
+
+    @register_trainer("probe_sync")
+    class ProbeTrainer(Recording, VideoMTRMixin, PPOTrainerSync):
+        base_mode = "sync"
+
+    @register_trainer("probe_stock")
+    class StockProbeTrainer(Recording, PPOTrainerSync):
+        """verl's own trainer; verl compares the name of its mode, so that is put back."""
+
+        def __init__(self, config):
+            with open_dict(config):
+                config.trainer.v1.trainer_mode = "sync"
+            super().__init__(config)
 
 
 def _record_calls(module):

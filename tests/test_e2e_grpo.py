@@ -1,0 +1,70 @@
+"""Without a critic: GRPO on verl's own synchronous trainer, with the plugin's loop and reward; contexts slide."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+import torch
+from e2e_trainer import make_base_model, make_data, train
+
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(1500)]
+
+MAX_TURNS, PROMPTS, GROUP = 6, 4, 3
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    data = make_data(tmp_path_factory.mktemp("data"), num_train=2 * PROMPTS)
+    train(
+        folder, make_base_model(max_turns=MAX_TURNS), data,
+        "+videomtr/ablation=grpo", f"actor_rollout_ref.rollout.n={GROUP}", f"data.train_batch_size={PROMPTS}",
+        f"videomtr.episode.max_turns={MAX_TURNS}", "videomtr.episode.initial_frames=6",
+        "trainer.v1.trainer_mode=probe_stock", "actor_rollout_ref.actor.use_kl_loss=false",
+        "trainer.total_training_steps=2", "trainer.resume_mode=disable",
+    )  # fmt: skip
+    return folder
+
+
+def _rows(run: Path, step: int) -> list[dict]:
+    rows = torch.load(run / f"step_{step}.pt", weights_only=False)["rows"]
+    return [row for row in rows if not row["is_padding"]]
+
+
+@pytest.mark.parametrize("step", [1, 2])
+def test_rows_of_a_trajectory_share_the_advantage_of_its_whole_reward(run, step):
+    rows = _rows(run, step)
+    rewards: dict[str, dict[str, float]] = defaultdict(dict)
+    for row in rows:
+        rewards[row["key"].split("_")[0]][row["key"].rsplit("_", 1)[0]] = sum(row["trajectory"]["turn_rewards"])
+    assert len(rewards) == PROMPTS
+    assert all(len(group) == GROUP for group in rewards.values())
+    assert any(row["number"] > 0 for row in rows), "no trajectory has several rows"
+    for row in rows:
+        group = torch.tensor(list(rewards[row["key"].split("_")[0]].values()))
+        own = rewards[row["key"].split("_")[0]][row["key"].rsplit("_", 1)[0]]
+        expected = (own - group.mean()) / (group.std() + 1e-6)
+        mask = row["mask"].bool()
+        torch.testing.assert_close(row["advantages"][mask], torch.full((int(mask.sum()),), expected.item()))
+        assert not row["advantages"][~mask].any()
+
+
+def test_the_whole_reward_sits_on_the_last_row(run):
+    rows = _rows(run, 1)
+    last = {key: max(r["number"] for r in rows if r["key"].rsplit("_", 1)[0] == key)
+            for key in {r["key"].rsplit("_", 1)[0] for r in rows}}  # fmt: skip
+    for row in rows:
+        expected = torch.zeros_like(row["rm_scores"])
+        if row["number"] == last[row["key"].rsplit("_", 1)[0]]:
+            expected[-1] = sum(row["trajectory"]["turn_rewards"])
+        torch.testing.assert_close(row["rm_scores"], expected)
+
+
+def test_log_probs_agree_and_the_policy_moves(run):
+    for row in _rows(run, 2):
+        mask = row["mask"].bool()
+        assert (row["rollout_log_probs"][mask] - row["old_log_probs"][mask]).abs().max() < 1e-3
+    weights = [torch.load(run / f"vllm_{step}.pt", weights_only=True) for step in (1, 2)]
+    assert any(not weights[0][name].equal(weights[1][name]) for name in weights[0])
