@@ -63,4 +63,5 @@ def test_what_does_not_compose_is_named_with_what_to_write(overrides, message):
 
 def test_every_group_of_the_package_composes():
     for group in list_groups():
-        compose([group] if group.startswith("+videomtr=") else ["+videomtr=paper", group])
+        whole = group.startswith(("+videomtr=", "+videomtr/recipe="))
+        compose([group] if whole else ["+videomtr=paper", group])

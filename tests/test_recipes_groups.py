@@ -86,6 +86,12 @@ def test_presets_do_not_mix():
         ("literal_credit", {"videomtr.credit.form": "literal"}),
         ("turns_2", {"videomtr.episode.max_turns": 2}),
         (
+            "turns_5",
+            {
+                "videomtr.episode.max_turns": 5,
+            },
+        ),
+        (
             "single_turn",
             {
                 "videomtr.episode.max_turns": 1,
@@ -128,7 +134,7 @@ def test_a_single_turn_holds_every_budget_of_the_paper(budget):
     assert budget * 148 + 600 <= config["data.max_prompt_length"]
 
 
-@pytest.mark.parametrize("budget", [32, 64, 80, 256, 512])
+@pytest.mark.parametrize("budget", [32, 64, 80, 128, 256, 512])
 def test_a_budgets_longest_episode_fits_the_micro_batches(budget):
     config = flat("+videomtr=paper", f"+videomtr/budget=b{budget}", "+videomtr/model=qwen2_5_vl_7b")
     longest = config["data.max_prompt_length"] + config["data.max_response_length"]
@@ -136,7 +142,11 @@ def test_a_budgets_longest_episode_fits_the_micro_batches(budget):
     assert 0 <= config["data.max_prompt_length"] - (budget // 2 * 148 + 600) < 256
     assert 0 <= config["data.max_response_length"] - (3 * 512 + looks) < 256
     parallel = config["actor_rollout_ref.actor.ulysses_sequence_parallel_size"]
-    assert parallel == config["actor_rollout_ref.ref.ulysses_sequence_parallel_size"]
+    assert (
+        parallel
+        == config["actor_rollout_ref.ref.ulysses_sequence_parallel_size"]
+        == {128: 2, 256: 4, 512: 4}.get(budget, 1)
+    )
     assert max(parallel, 1) == config["critic.fsdp.ulysses_sequence_parallel_size"]
     for key in ("actor_rollout_ref.actor.ppo_max_token_len_per_gpu", "critic.ppo_infer_max_token_len_per_gpu"):
         assert config[key] * parallel >= longest, key

@@ -1,0 +1,5 @@
+#!/usr/bin/env bash
+# LoRA on one GPU.
+#   bash recipes/lora_1gpu/run.sh data.train_files=... data.val_files=... videomtr.video.root=... [override ...]
+source "$(dirname "${BASH_SOURCE[0]}")/../launch.sh"
+launch +videomtr/recipe=lora_1gpu "$@"
