@@ -1,22 +1,30 @@
-"""Time and memory of building a pool, by decoder, on numbered videos: python benchmarks/decode.py
+"""Time and memory of building a pool, by decoder, on numbered videos: python benchmarks/decode.py --seconds 240
 
 Each measurement is a process of its own: it imports, decodes a short video to warm up, then decodes; CPU seconds are of
-all its threads, memory is its highest resident size over that after the warm-up. `pyav` is this package's sparse reader
-with its probe; `needed groups` decodes the same groups of pictures without dropping frames; `decord` and `torchcodec`
-are used as their documentation says, with one thread, resizing as they decode, and no check of what comes back.
+all its threads, memory is its highest resident size over that after the warm-up. `pyav` is this package's sparse
+reader with its probe; `needed groups` decodes the same groups of pictures without dropping frames, `whole file` every
+frame; `decord` and `torchcodec` are used as their documentation says, with one thread, resizing as they decode, and no
+check of what comes back.
+
+A round of a case runs its methods one after another; ratios are taken within a round. Rounds are appended to a file as
+they end, so that a run may stop anywhere and the next one goes on; `--table` prints what is there.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from videos import make_video, wrong_frames
@@ -26,27 +34,51 @@ from verl_videomtr.video.plan import PoolConfig, make_plan
 
 SIZE = (224, 392)
 METHODS = ("decord", "torchcodec", "needed groups", "pyav")
-CASES = (
-    ("h264", 48, 1, 128),
-    ("h264", 250, 1, 128),
-    ("h264", 48, 10, 128),
-    ("h264", 250, 10, 32),
-    ("h264", 48, 60, 128),
-    ("h264", 250, 60, 16),
-    ("hevc", 250, 1, 16),
-    ("av1", 48, 1, 32),
+WHOLE = "whole file"
+"""Measured once a case: what it costs hardly varies, and its frames are what the others' are compared with."""
+RESULTS = Path(__file__).parent / "results" / "decode.jsonl"
+LIBRARIES = ("av", "decord", "torchcodec")
+ASSUMED_SECONDS = 60.0
+"""What a measurement is taken to last before one like it was timed."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One file and how many frames are read from it."""
+
+    codec: str
+    gop: int
+    minutes: int
+    frames: int
+
+    @property
+    def name(self) -> str:
+        """Names the case in the table and in the results."""
+        return f"{self.codec} GOP {self.gop} {self.minutes} min"
+
+    @property
+    def has_whole(self) -> bool:
+        """Whether the file is also decoded in full: not most of the long ones, which takes minutes."""
+        return self.minutes <= 10 or (self.codec, self.gop) == ("h264", 48)
+
+
+CASES = tuple(
+    Case(codec, gop, minutes, 128 if gop == 48 else 32)
+    for minutes in (60, 1, 10)
+    for codec in ("h264", "hevc", "av1")
+    for gop in (48, 250)
 )
 
 
-def _no_tick() -> None:
-    pass
-
-
-def read_pyav(path: Path, count: int) -> tuple[np.ndarray, np.ndarray]:
+def read_pyav(path: Path, count: int, decoder: str = "pyav") -> tuple[np.ndarray, np.ndarray]:
     from verl_videomtr.video.decoders import decode
 
     plan = make_plan(path, PoolConfig(num_frames=count, size=SIZE))
-    return decode(plan, np.arange(plan.num_frames), "pyav")[0], plan.times_seconds
+    return decode(plan, np.arange(plan.num_frames), decoder)[0], plan.times_seconds
+
+
+def read_whole_file(path: Path, count: int) -> tuple[np.ndarray, np.ndarray]:
+    return read_pyav(path, count, "pyav-full")
 
 
 def read_needed_groups(path: Path, count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -82,12 +114,13 @@ def _middles(num_frames: int, count: int) -> np.ndarray:
 READERS: dict[str, Callable[[Path, int], tuple[np.ndarray, np.ndarray]]] = {
     "pyav": read_pyav,
     "needed groups": read_needed_groups,
+    WHOLE: read_whole_file,
     "decord": read_decord,
     "torchcodec": read_torchcodec,
 }
 
 
-def measure(method: str, path: Path, count: int, warm_up: Path) -> dict[str, float]:
+def measure(method: str, path: Path, count: int, warm_up: Path) -> dict[str, Any]:
     """Decode once in this process and say what it took."""
     read = READERS[method]
     read(warm_up, 4)
@@ -95,8 +128,13 @@ def measure(method: str, path: Path, count: int, warm_up: Path) -> dict[str, flo
     cpu, wall = time.process_time(), time.perf_counter()
     frames, times = read(path, count)
     cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
-    peak = _memory_mib("VmHWM") - base
-    return {"cpu": cpu, "wall": wall, "peak_mib": peak, "wrong": wrong_frames(frames, times)}
+    return {
+        "cpu": round(cpu, 3),
+        "wall": round(wall, 3),
+        "peak_mib": round(_memory_mib("VmHWM") - base, 1),
+        "wrong": wrong_frames(frames, times),
+        "digest": hashlib.blake2b(np.ascontiguousarray(frames), digest_size=8).hexdigest(),
+    }
 
 
 def _memory_mib(name: str) -> float:
@@ -105,21 +143,130 @@ def _memory_mib(name: str) -> float:
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(name))
 
 
-def _measure_apart(method: str, path: Path, count: int, warm_up: Path) -> dict[str, float] | str:
+def _measure_apart(method: str, path: Path, count: int, warm_up: Path) -> dict[str, Any]:
     environment = worker_environment(method == "torchcodec")
     command = [sys.executable, __file__, "--one", method, str(path), str(count), str(warm_up)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
-        return (done.stderr.strip().splitlines() or ["failed"])[-1][:80]
-    return json.loads(done.stdout.splitlines()[-1])
+        return {"failure": (done.stderr.strip().splitlines() or ["failed"])[-1][:120]}
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def run_methods(case: Case, methods: Sequence[str], directory: Path) -> dict[str, Any]:
+    """Measure each method once, one after another."""
+    path = make_video(directory, codec=case.codec, gop=case.gop, minutes=case.minutes)
+    warm_up = make_video(directory)
+    began, load = time.monotonic(), os.getloadavg()[0]
+    measured = {method: _measure_apart(method, path, case.frames, warm_up) for method in methods}
+    return {
+        "case": case.name,
+        "frames": case.frames,
+        "versions": _versions(),
+        "load": round(load, 1),
+        "seconds": round(time.monotonic() - began, 1),
+        "methods": measured,
+    }
+
+
+def _versions() -> dict[str, str]:
+    return {name: metadata.version(name) for name in LIBRARIES}
+
+
+def run(cases: Sequence[Case], arguments: argparse.Namespace) -> None:
+    """Measure what is still missing until the time is spent."""
+    began = time.monotonic()
+    while (work := _next(cases, read_results(arguments.results), arguments.rounds)) is not None:
+        case, methods, expected = work
+        if arguments.seconds and time.monotonic() - began + expected > arguments.seconds:
+            return
+        result = run_methods(case, methods, arguments.videos)
+        arguments.results.parent.mkdir(parents=True, exist_ok=True)
+        with arguments.results.open("a") as file:
+            file.write(json.dumps(result) + "\n")
+        print(f"{case.name}: {', '.join(methods)}: {result['seconds']} s", flush=True)
+
+
+def _next(
+    cases: Sequence[Case], done: dict[str, list[dict[str, Any]]], rounds: int
+) -> tuple[Case, Sequence[str], float] | None:
+    """The case with the fewest rounds; once all have one, whole files; None where nothing is missing."""
+    results = {case: done.get(case.name, []) for case in cases}
+    counts = {case: sum("pyav" in result["methods"] for result in results[case]) for case in cases}
+    case = min(cases, key=lambda case: counts[case])
+    if counts[case]:
+        for other in cases:
+            if other.has_whole and not any(WHOLE in result["methods"] for result in results[other]):
+                return other, (WHOLE,), ASSUMED_SECONDS * (1 if other.minutes <= 10 else 4)
+    if counts[case] >= rounds:
+        return None
+    known = [result["seconds"] for result in results[case] if "pyav" in result["methods"]]
+    return case, METHODS, min(known) if known else ASSUMED_SECONDS
+
+
+def read_results(path: Path) -> dict[str, list[dict[str, Any]]]:
+    """What is on file of the libraries installed now, by case."""
+    rounds: dict[str, list[dict[str, Any]]] = {}
+    if path.exists():
+        for line in path.read_text().splitlines():
+            result = json.loads(line)
+            if result["versions"] == _versions():
+                rounds.setdefault(result["case"], []).append(result)
+    return rounds
+
+
+def print_table(cases: Sequence[Case], results: dict[str, list[dict[str, Any]]]) -> None:
+    """One line for each case and method: medians over the rounds; ratios are medians of the rounds' own ratios."""
+    print(
+        "| video | frames | method | rounds | CPU s | x decord | x needed groups | peak MiB | wrong | as whole file |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|---|")
+    for case in cases:
+        rounds = [result["methods"] for result in results.get(case.name, ())]
+        if not rounds:
+            continue
+        whole = next((methods[WHOLE]["digest"] for methods in rounds if "digest" in methods.get(WHOLE, {})), None)
+        for method in (*METHODS, WHOLE):
+            measured = [methods[method] for methods in rounds if method in methods]
+            if measured:
+                print(f"| {case.name} | {case.frames} | {method} | {_cells(method, measured, rounds, whole)} |")
+
+
+def _cells(method: str, measured: list[dict[str, Any]], rounds: list[dict[str, Any]], whole: str | None) -> str:
+    failure = next((one["failure"] for one in measured if "failure" in one), None)
+    if failure:
+        return f"{len(measured)} | {failure} | | | | |"
+    cpu = statistics.median(one["cpu"] for one in measured)
+    peak = max(one["peak_mib"] for one in measured)
+    wrong = max(one["wrong"] for one in measured)
+    same = ""
+    if whole is not None and method in ("pyav", "needed groups"):
+        same = "yes" if all(one["digest"] == whole for one in measured) else "NO"
+    ratios = " | ".join(_ratio(method, base, rounds) for base in ("decord", "needed groups"))
+    return f"{len(measured)} | {cpu:.2f} | {ratios} | {peak:.0f} | {wrong} | {same}"
+
+
+def _ratio(method: str, base: str, rounds: list[dict[str, Any]]) -> str:
+    """Median of the ratios within the rounds, with the least and the most where there are several."""
+    ratios = [
+        methods[method]["cpu"] / methods[base]["cpu"]
+        for methods in rounds
+        if "cpu" in methods.get(method, {}) and "cpu" in methods.get(base, {})
+    ]
+    if not ratios or method == base:
+        return "1" if ratios else ""
+    spread = f" ({min(ratios):.2f}-{max(ratios):.2f})" if len(ratios) > 1 else ""
+    return f"{statistics.median(ratios):.2f}{spread}"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--videos", type=Path, default=Path(".cache/benchmark_videos"))
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--rounds", type=int, default=3, help="rounds of each case in all")
     parser.add_argument("--cases", type=int, nargs="*", help="positions in CASES (default: all)")
+    parser.add_argument("--seconds", type=float, help="begin no round that would end later than this")
     parser.add_argument("--make", action="store_true", help="only make the videos")
+    parser.add_argument("--table", action="store_true", help="only print the table")
     parser.add_argument("--one", nargs=4, metavar=("METHOD", "FILE", "N", "WARM_UP"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
@@ -127,46 +274,14 @@ def main() -> None:
         print(json.dumps(measure(method, Path(path), int(count), Path(warm_up))))
         return
     cases = [CASES[i] for i in arguments.cases] if arguments.cases else CASES
-    made = {case: make_video(arguments.videos, codec=case[0], gop=case[1], minutes=case[2]) for case in cases}
     if arguments.make:
+        for case in cases:
+            make_video(arguments.videos, codec=case.codec, gop=case.gop, minutes=case.minutes)
         return
-    warm_up = make_video(arguments.videos)
-    print(
-        f"frames {SIZE[0]}x{SIZE[1]}, {arguments.rounds} rounds, load {os.getloadavg()[0]:.1f}, {os.cpu_count()} cores"
-    )
-    print("| video | frames | method | CPU s (least - most) | x decord | wall s | peak MiB | wrong |")
-    print("|---|---|---|---|---|---|---|---|")
-    for case, path in made.items():
-        _print_case(case, path, warm_up, arguments.rounds)
-
-
-def _print_case(case: tuple[str, int, int, int], path: Path, warm_up: Path, rounds: int) -> None:
-    codec, gop, minutes, count = case
-    results: dict[str, list[dict[str, float]]] = {method: [] for method in METHODS}
-    failures = {}
-    for _ in range(rounds):
-        for method in METHODS:
-            result = _measure_apart(method, path, count, warm_up)
-            if isinstance(result, str):
-                failures[method] = result
-            else:
-                results[method].append(result)
-    base = statistics.median(r["cpu"] for r in results["decord"]) if results["decord"] else None
-    for method in METHODS:
-        name = f"| {codec} GOP {gop} {minutes} min | {count} | {method} "
-        if method in failures:
-            print(f"{name}| {failures[method]} | | | | |", flush=True)
-            continue
-        cpu = [r["cpu"] for r in results[method]]
-        middle = {
-            key: statistics.median(r[key] for r in results[method]) for key in ("cpu", "wall", "peak_mib", "wrong")
-        }
-        ratio = f"{middle['cpu'] / base:.2f}" if base else "-"
-        print(
-            f"{name}| {middle['cpu']:.2f} ({min(cpu):.2f} - {max(cpu):.2f}) | {ratio} | {middle['wall']:.2f} "
-            f"| {middle['peak_mib']:.0f} | {middle['wrong']:.0f} |",
-            flush=True,
-        )
+    if not arguments.table:
+        run(cases, arguments)
+    print(f"frames {SIZE[0]}x{SIZE[1]}, {os.cpu_count()} cores, {_versions()}")
+    print_table(cases, read_results(arguments.results))
 
 
 if __name__ == "__main__":

@@ -69,7 +69,7 @@ def _encode(path: Path, codec: str, gop: int) -> None:
 
 def _pictures() -> Iterator[np.ndarray]:
     noise = np.random.default_rng(7)
-    number = 0
+    number, middle = 0, slice(HEIGHT // 4, HEIGHT - HEIGHT // 4)
     while number < _FRAMES:
         coarse = noise.integers(40, 215, (HEIGHT // 40 + 8, WIDTH // 40 + 8, 3), dtype=np.uint8)
         texture = coarse.repeat(40, axis=0).repeat(40, axis=1)
@@ -79,12 +79,10 @@ def _pictures() -> Iterator[np.ndarray]:
             if number >= _FRAMES:
                 return
             down, right = (frame * step) % (7 * 40)
-            picture = draw(number, HEIGHT, WIDTH)
-            middle = slice(HEIGHT // 4, HEIGHT - HEIGHT // 4)
-            shifted = (
-                texture[down : down + HEIGHT, right : right + WIDTH] + np.roll(grain, number, axis=1)[:HEIGHT, :WIDTH]
-            )
-            picture[middle] = shifted[middle]
+            picture = np.empty((HEIGHT, WIDTH, 3), dtype=np.uint8)
+            picture[:] = draw(number, 4, WIDTH)[0]  # The first row of a drawing is its barcode alone.
+            shown = slice(down + middle.start, down + middle.stop), slice(right, right + WIDTH)
+            picture[middle] = texture[shown] + np.roll(grain[middle], number, axis=1)[:, :WIDTH]
             yield picture
             number += 1
 
@@ -95,7 +93,8 @@ def _repeat(minute: Path, path: Path, times: int) -> None:
         for round_idx in range(times):
             with av.open(str(minute)) as reader:
                 stream = reader.streams.video[0]
-                target = target or output.add_stream_from_template(stream)
+                # Opaque: for AV1 the decoder that PyAV picks has no encoder of its name.
+                target = target or output.add_stream_from_template(stream, opaque=True)
                 shift = round(round_idx * Fraction(_FRAMES, FPS) / stream.time_base)
                 for packet in reader.demux(stream):
                     if packet.size:

@@ -92,12 +92,17 @@ def fill_on_ray(videos: Sequence[str], job: Job, *, num_workers: int) -> Iterato
     ray.init(ignore_reinit_error=True, log_to_driver=False)
     remote = ray.remote(num_cpus=1)(_fill_in_task)
     waiting = list(reversed(videos))
-    running: list[object] = []
+    running: dict[object, str] = {}
     while waiting or running:
         while waiting and len(running) < num_workers:
-            running.append(remote.remote(waiting.pop(), job))
-        done, running = ray.wait(running)
-        yield from ray.get(done)
+            video = waiting.pop()
+            running[remote.remote(video, job)] = video
+        (done,), _ = ray.wait(list(running))
+        video = running.pop(done)
+        try:
+            yield ray.get(done)
+        except ray.exceptions.RayError as error:  # The task's process or machine is gone; the others go on.
+            yield Outcome(video=video, state="failed", error=type(error).__name__, reason=str(error).splitlines()[0])
 
 
 def _fill_in_task(video: str, job: Job) -> Outcome:
@@ -132,13 +137,8 @@ def require_space(num_videos: int, job: Job) -> str:
 
 def _run(arguments: argparse.Namespace) -> int:
     videos = list(dict.fromkeys(sample.video for file in arguments.files for sample in read_rows(file)))
-    config = PoolConfig(
-        num_frames=arguments.num_frames,
-        size=arguments.size,
-        patch_px=arguments.patch_px,
-        max_pixels=arguments.max_pixels,
-        decoder=arguments.decoder,
-    )
+    names = ("num_frames", "mode", "fps", "size", "patch_px", "merge", "min_pixels", "max_pixels", "decoder")
+    config = PoolConfig(**{name: getattr(arguments, name) for name in names})
     arguments.out.mkdir(parents=True, exist_ok=True)
     directory = str(arguments.out.absolute())
     root = None if arguments.videos is None else arguments.videos.absolute()
@@ -186,11 +186,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     add = partial(arguments.add_argument, metavar="N", type=int)
     add("--num-frames", default=defaults.num_frames, help="frames a pool, as in training (default: %(default)s)")
     add("--patch-px", default=defaults.patch_px, help="14 for Qwen2.5-VL, 16 for Qwen3-VL (default: %(default)s)")
+    add("--merge", default=defaults.merge, help="patches a side of a visual token (default: %(default)s)")
+    add("--min-pixels", default=defaults.min_pixels, help="of a frame, as in training (default: %(default)s)")
     add("--max-pixels", default=defaults.max_pixels, help="of a frame, as in training (default: %(default)s)")
+    arguments.add_argument("--mode", choices=("uniform", "rate"), default="uniform", help="as in training")
+    arguments.add_argument("--fps", type=float, metavar="X", help="frames a second in mode rate, as in training")
     arguments.add_argument("--size", type=_size, metavar="HxW", help="exact frame size, as in training")
     arguments.add_argument("--decoder", default="auto", help="as in training (default: auto)")
     return command.run(_run, arguments.parse_args(argv))
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    # The module by its name, not as `__main__`: by it Ray's tasks find their code, and this process their results.
+    from data_prep import pools
+
+    raise SystemExit(pools.main())

@@ -1,4 +1,8 @@
-"""Which videos of a set of samples are there and open, and how long they are; one frame of each is decoded."""
+"""Which videos of a set of samples are there and open, and how long they are; one frame of each is decoded.
+
+Files are opened in the frame path's own child processes, as in training: one that hangs or crashes its decoder is a
+problem of that file alone.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +10,18 @@ from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
 from data_prep.drops import DropList, Dropped
 from verl_videomtr.sample import Sample, SampleError, resolve_video
 
-NUM_PROBES = 8
-"""Files opened at once: the work is mostly waiting for the disk."""
+if TYPE_CHECKING:
+    from verl_videomtr.video.decode_workers import DecodeWorkers
+
+NUM_PROBES = 4
+"""Files opened at once, each by a process of its own: the work is mostly waiting for the disk."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,11 +41,18 @@ def probe_videos(videos: Iterable[str], *, root: Path | None) -> dict[str, Probe
         videos: `Sample.video` values; repeated ones are opened once.
         root: the video root; None allows absolute paths only.
     """
+    # Imported here: only commands that are given videos need a decoder installed.
+    from verl_videomtr.video.decode_workers import DecodeWorkers, WorkerConfig
+
     names = list(dict.fromkeys(videos))
-    with ThreadPoolExecutor(NUM_PROBES) as pool:
-        results = pool.map(lambda name: _probe(name, root=root), names)
-        # disable=None: no bar where stderr is a file.
-        return dict(zip(names, tqdm(results, total=len(names), desc="opening videos", disable=None), strict=True))
+    workers = DecodeWorkers(WorkerConfig(num_processes=NUM_PROBES))
+    try:
+        with ThreadPoolExecutor(NUM_PROBES) as pool:
+            results = pool.map(lambda name: _probe(name, root, workers), names)
+            # disable=None: no bar where stderr is a file.
+            return dict(zip(names, tqdm(results, total=len(names), desc="opening videos", disable=None), strict=True))
+    finally:
+        workers.close()
 
 
 def require_root(videos: Iterable[str], *, root: Path) -> None:
@@ -79,10 +94,9 @@ def keep_openable(
     return kept
 
 
-def _probe(video: str, *, root: Path | None) -> Probed:
-    # Imported here: only commands that are given videos need a decoder installed.
+def _probe(video: str, root: Path | None, workers: DecodeWorkers) -> Probed:
     from verl_videomtr.video.errors import VideoError
-    from verl_videomtr.video.probe import probe
+    from verl_videomtr.video.plan import PoolConfig
 
     try:
         path = resolve_video(video, root)
@@ -91,6 +105,6 @@ def _probe(video: str, *, root: Path | None) -> Probed:
     if not path.is_file():
         return Probed(problem=Dropped("video is not there", str(path)))
     try:
-        return Probed(duration_seconds=probe(path).duration_seconds)
+        return Probed(duration_seconds=workers.plan(path, PoolConfig()).duration_seconds)
     except VideoError as error:
         return Probed(problem=Dropped("video does not open", str(error)))

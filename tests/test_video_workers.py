@@ -3,16 +3,20 @@
 import os
 import pickle
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import awkward_videos as awkward
 import numpy as np
 import psutil
 import pytest
 
+from data_prep.videos import probe_videos
+from verl_videomtr.video.decode_worker import send_message
 from verl_videomtr.video.decode_workers import DecodeWorkers, WorkerConfig
 from verl_videomtr.video.errors import DamagedVideoError, VideoTimeoutError
 from verl_videomtr.video.pool import PoolConfig, open_pool
@@ -30,6 +34,28 @@ def workers():
     workers = DecodeWorkers(WorkerConfig(num_processes=2, stall_seconds=1.0))
     yield workers
     workers.close()
+
+
+@pytest.fixture
+def stuck_library(tmp_path):
+    """A module for a decoding process that leaves FFmpeg stuck in C, never to give the interpreter lock back."""
+    (tmp_path / "stuck_library.py").write_text(
+        "import ctypes, av\n"
+        "def forever(*arguments, **options):\n"
+        "    while True:\n"
+        "        ctypes.PyDLL(None).sleep(1000)  # PyDLL keeps the lock, as a binding that forgot to release it\n"
+        "av.open = forever\n"
+    )
+    return tmp_path
+
+
+def _environment(*folders):
+    root = Path(__file__).parents[1]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, [root, *folders]))}
+
+
+def _is_gone(pid):
+    return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
 
 
 def _children():
@@ -88,10 +114,55 @@ def test_no_process_outlives_its_parent(video):
     done = subprocess.run([sys.executable, "-c", script, str(video)], capture_output=True, text=True, check=False)
     child = int(done.stdout)
     for _ in range(50):
-        if not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE:
+        if _is_gone(child):
             return
         time.sleep(0.1)
     raise AssertionError(f"process {child} is still there")
+
+
+def test_the_kernels_alarm_ends_a_decoder_that_is_stuck_in_c(video, stuck_library):
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        command = [sys.executable, "-m", "verl_videomtr.video.decode_worker", str(theirs.fileno()), "1.0"]
+        process = subprocess.Popen(
+            [*command, "stuck_library"],
+            pass_fds=[theirs.fileno()],
+            env=_environment(stuck_library),
+            preexec_fn=lambda: signal.signal(signal.SIGALRM, signal.SIG_IGN),
+        )
+        send_message(ours, ("plan", (str(video), PoolConfig())))
+        assert process.wait(timeout=60) == -signal.SIGALRM
+
+
+def test_a_decoder_stuck_in_c_does_not_outlive_its_parent(video, stuck_library):
+    script = (
+        "import os, socket, subprocess, sys; from verl_videomtr.video import decode_worker, pool;"
+        "ours, theirs = socket.socketpair(); fd = theirs.fileno();"
+        "command = [sys.executable, '-m', 'verl_videomtr.video.decode_worker', str(fd), '2.0', 'stuck_library'];"
+        "child = subprocess.Popen(command, pass_fds=[fd]);"
+        "decode_worker.send_message(ours, ('plan', (sys.argv[1], pool.PoolConfig())));"
+        "print(child.pid, flush=True); os._exit(0)"
+    )
+    command = [sys.executable, "-c", script, str(video)]
+    process = subprocess.Popen(command, env=_environment(stuck_library), stdout=subprocess.PIPE, text=True)
+    child = int(process.stdout.readline())
+    process.wait(timeout=60)
+    for _ in range(300):
+        if _is_gone(child):
+            return
+        time.sleep(0.1)
+    os.kill(child, signal.SIGKILL)
+    raise AssertionError(f"process {child} is still there")
+
+
+def test_a_decoder_stuck_in_c_is_a_timeout_of_its_file(video, stuck_library, monkeypatch):
+    (stuck_library / "sitecustomize.py").write_text("import stuck_library\n")
+    monkeypatch.setenv("PYTHONPATH", str(stuck_library))
+    workers = DecodeWorkers(WorkerConfig(num_processes=1, deadline_seconds=1.0))
+    monkeypatch.setattr("verl_videomtr.video.decode_workers._STARTUP_SECONDS", 4.0)
+    with pytest.raises(VideoTimeoutError, match="held up its decoder"):
+        open_pool(video, PoolConfig(num_frames=4), workers=workers)
+    workers.close()
 
 
 def test_a_fork_gets_processes_of_its_own(video):
@@ -123,3 +194,17 @@ def test_reading_needs_no_torch(video):
         "assert not {'torch', 'verl', 'ray', 'vllm'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", script, str(video)], check=True)
+
+
+def test_a_file_that_crashes_its_decoder_is_listed_when_videos_are_checked(video, tmp_path, monkeypatch):
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, av\n"
+        "real = av.open\n"
+        "av.open = lambda path, **options: os.abort() if path.endswith('crash.mp4') else real(path, **options)\n"
+    )
+    for name in ("plain.mp4", "crash.mp4"):
+        (tmp_path / name).write_bytes(video.read_bytes())
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    probed = probe_videos(["crash.mp4", "plain.mp4"], root=tmp_path)
+    assert probed["plain.mp4"].duration_seconds == pytest.approx(2.0)
+    assert "ended its decoding process" in str(probed["crash.mp4"].problem)

@@ -9,7 +9,9 @@ again.
 from __future__ import annotations
 
 import io
+import itertools
 import json
+import math
 import mmap
 import os
 import struct
@@ -25,6 +27,7 @@ _PREFIX = struct.Struct("<8sII")
 _ROW = np.dtype([("offset", "<u8"), ("length", "<u4"), ("crc", "<u4")])
 _PAGE = 4096
 _MAX_HEADER = 16 << 20
+_MAX_SIDE_PX = 1 << 14
 FORMS = ("raw", "jpeg")
 JPEG_QUALITY = 95
 
@@ -49,9 +52,16 @@ class EntryHeader:
     """Where the video was when the entry was made; for people."""
 
     def __post_init__(self) -> None:
-        sides = isinstance(self.height_px, int) and isinstance(self.width_px, int)
-        if not sides or min(self.height_px, self.width_px) < 1 or self.form not in FORMS or not self.times_seconds:
+        sides = all(type(side) is int and 1 <= side <= _MAX_SIDE_PX for side in (self.height_px, self.width_px))
+        texts = all(isinstance(text, str) for text in (self.form, self.decoder, self.video))
+        if not sides or not texts or self.form not in FORMS or not self._has_times():
             raise CacheDamage("the header holds impossible values")
+
+    def _has_times(self) -> bool:
+        times = (*self.times_seconds, self.duration_seconds)
+        if not self.times_seconds or not all(type(time) in (int, float) and math.isfinite(time) for time in times):
+            return False
+        return all(early < late for early, late in itertools.pairwise(times))
 
     @property
     def num_frames(self) -> int:
@@ -126,13 +136,20 @@ class CacheEntry:
         return rows[~self._verified[rows]]
 
     def read(self, rows: np.ndarray) -> np.ndarray:
-        """Return the frames `rows`, none of them missing, as (n, H, W, 3) uint8."""
+        """Return the frames `rows`, none of them missing, as (n, H, W, 3) uint8.
+
+        Raises:
+            CacheDamage: bytes that passed their check are no frame of this size.
+        """
         if self._frames is not None:
             return np.asarray(self._frames[rows])
         out = np.empty((len(rows), self.header.height_px, self.header.width_px, 3), dtype=np.uint8)
         jpegs = self._jpegs(rows)
         for position in range(len(rows)):
-            out[position] = np.asarray(Image.open(io.BytesIO(jpegs[position])))
+            try:
+                out[position] = np.asarray(Image.open(io.BytesIO(jpegs[position])))
+            except (ValueError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+                raise CacheDamage(f"frame {rows[position]} does not decode ({error})") from error
         return out
 
     def add(self, rows: np.ndarray, frames: np.ndarray) -> None:

@@ -108,6 +108,9 @@ def _answer(sock: socket.socket, operation: str, arguments: tuple[Any, ...]) -> 
 
 if __name__ == "__main__":
     os.nice(NICENESS)
+    # A program inherits which signals are ignored or held back: the alarm must be neither.
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGALRM})
     for module in sys.argv[3:]:
         with contextlib.suppress(ImportError, OSError, RuntimeError):  # The decoder says what is missing.
             importlib.import_module(module)

@@ -35,6 +35,9 @@ TRUNCATED_SHARE = 0.98
 MAX_BACK_SECONDS = 1.0
 """Decoding times that fall back by more than this are a second recording, not disorder."""
 
+MAX_TICKS = 2**53
+"""Times further apart than this are damage: 104 days in nanoseconds, and the most that a float counts exactly."""
+
 NO_PTS = int(np.iinfo(np.int64).min)
 
 
@@ -113,6 +116,7 @@ def probe(path: str | Path, *, tick: Callable[[], None] = lambda: None) -> Video
     with open_video(path) as (container, stream):
         _require_every_byte(path)
         table = _packet_table(container, stream, tick)
+        _require_clock(table, path)
         _require_whole(stream, table, container_name(container), path)
         # AVI stores no presentation times; those made up for reordered frames are wrong.
         made_up = container_name(container) == "avi" and stream.codec_context.has_b_frames
@@ -212,6 +216,15 @@ def _require_every_byte(path: str | Path) -> None:
         )
 
 
+def _require_clock(table: np.ndarray, path: str | Path) -> None:
+    for name in ("pts", "dts"):
+        known = table[name][table[name] != NO_PTS]
+        if len(known) and int(known.max()) - int(known.min()) > MAX_TICKS:
+            raise VideoTimestampError(
+                "has times further apart than any clock counts", path=path, remedy="fetch it again"
+            )
+
+
 def _require_whole(stream: VideoStream, table: np.ndarray, container: str, path: str | Path) -> None:
     if not len(table):
         raise NoVideoStreamError("has a video stream without a single frame", path=path)
@@ -230,7 +243,7 @@ def _require_whole(stream: VideoStream, table: np.ndarray, container: str, path:
 
 def _order(table: np.ndarray, stream: VideoStream, path: str | Path) -> tuple[np.ndarray, np.ndarray, int]:
     """Return the shown frames' times in presentation order, the rows of key frames by time, the last duration."""
-    keys = np.flatnonzero(table["key"])
+    keys = np.flatnonzero(table["key"] & (table["pts"] != NO_PTS))
     if not len(keys):
         raise DamagedVideoError("has no key frame, so that nothing can be decoded", path=path)
     decodable = table[keys[0] :]
@@ -243,7 +256,7 @@ def _order(table: np.ndarray, stream: VideoStream, path: str | Path) -> tuple[np
         raise NoVideoStreamError("has no frame that is shown", path=path)
     pts, first = np.unique(shown["pts"], return_index=True)
     last_duration = int(shown["duration"][first[-1]])
-    if last_duration <= 0:
+    if not 0 < last_duration < MAX_TICKS:
         typical = np.median(np.diff(pts)) if len(pts) > 1 else 1 / (stream.average_rate or 25) / stream.time_base
         last_duration = max(1, round(float(typical)))
     return pts, keys[np.argsort(table["pts"][keys], kind="stable")], last_duration

@@ -20,7 +20,7 @@ def promised_bytes(path: str | Path) -> int | None:
     with open(path, "rb") as file:
         head = file.read(12)
         if head[:4] == _EBML:
-            return _matroska(file)
+            return _matroska(file, os.stat(path).st_size)
         if head[:4] == b"RIFF":
             return 8 + int.from_bytes(head[4:8], "little")
         if head[4:8] in _MP4_BOXES:
@@ -28,10 +28,10 @@ def promised_bytes(path: str | Path) -> int | None:
     return None
 
 
-def _matroska(file: BinaryIO) -> int | None:
+def _matroska(file: BinaryIO, file_bytes: int) -> int | None:
     file.seek(len(_EBML))
     header = _ebml_number(file)
-    if header is None:
+    if header is None or header > file_bytes:
         return None
     file.seek(header, os.SEEK_CUR)
     if file.read(len(_SEGMENT)) != _SEGMENT:
@@ -54,6 +54,8 @@ def _ebml_number(file: BinaryIO) -> int | None:
 def _mp4(file: BinaryIO, file_bytes: int) -> int:
     position = 0
     for _ in range(_MOST_BOXES):
+        if position >= file_bytes:
+            break
         file.seek(position)
         head = file.read(16)
         if len(head) < 8 or head[4:8] not in _MP4_BOXES:
