@@ -15,7 +15,6 @@ import pytest
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf, open_dict
 
-import verl_videomtr.verl_plugin.register  # noqa: F401  # as the entry point does
 from verl_videomtr.rewards import compute_score
 from verl_videomtr.sample import Sample, write_rows
 from verl_videomtr.verl_plugin.tool_dataset import (

@@ -44,16 +44,15 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def rows(run: Path) -> list[dict]:
     steps = [torch.load(run / f"step_{number}.pt", weights_only=False) for number in (1, 2)]
-    return [row for step in steps for row in step if not row["is_padding"]]
+    return [row for step in steps for row in step["rows"] if not row["is_padding"]]
 
 
 def test_policy_calls_the_tool_and_sees_what_it_returns(rows):
     assert len(rows) == 2 * BATCH * GROUP
-    called = [row for row in rows if row["record"] and "retrieve" in row["record"]["actions"]]
+    records = [(row, row["extra_fields"].get("retrieve_frames")) for row in rows]
+    called = [(row, record) for row, record in records if record and "retrieve" in record["actions"]]
     assert len(called) > len(rows) / 4
-    for row in called:
-        # What the last call returned is in the context too, although no message has followed it in the record.
-        episode = row["record"]
+    for row, episode in called:
         assert row["num_images"] <= episode["frame_budget"]
         assert row["num_images"] > len(episode["frames"][0]) == 8
 
@@ -84,7 +83,7 @@ def test_advantage_is_grpos_of_the_outcome_reward(rows):
         groups.setdefault(row["key"].rsplit("_", 2)[0], []).append(row)
     different = 0
     for group in groups.values():
-        scores = torch.tensor([row["reward"]["score"] for row in group])
+        scores = torch.tensor([row["extra_fields"]["reward_extra_info"]["score"] for row in group])
         expected = (scores - scores.mean()) / (scores.std() + 1e-6)
         different += int(scores.std() > 0)
         for row, score, advantage in zip(group, scores, expected, strict=True):

@@ -10,7 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
+from verl_videomtr.gae import assign_credit
 from verl_videomtr.sample import Sample, read_rows, write_rows
 
 ROOT = Path(__file__).parents[1]
@@ -99,3 +101,30 @@ def read_metrics(run: Path) -> dict[int, dict]:
     """Return the metrics that verl's file logger wrote, by step."""
     entries = [json.loads(line) for path in run.glob("metrics_*.jsonl") for line in path.read_text().splitlines()]
     return {entry["step"]: entry["data"] for entry in entries}
+
+
+def trajectory(row: dict) -> dict:
+    """Return the trajectory's record of a row that stock_probe wrote down."""
+    return row["extra_fields"]["videomtr"]
+
+
+def pad(rows: list[dict], name: str) -> torch.Tensor:
+    """Put a column of rows into one tensor, zeros behind the shorter ones."""
+    width = max(len(row[name]) for row in rows)
+    return torch.stack([torch.nn.functional.pad(row[name].float(), (0, width - len(row[name]))) for row in rows])
+
+
+def core_advantages(rows: list[dict], *, bonus: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Compute advantages and returns of a step with the core's function, from what a run has recorded.
+
+    Args:
+        rows: of stock_probe, one per trajectory; rewards, values and turns are read, nothing that was computed of them.
+    """
+    rewards = pad(rows, "rm_scores")
+    turn_ids = torch.full(rewards.shape, -1)
+    for place, row in enumerate(rows):
+        for turn, (start, end) in enumerate(trajectory(row)["turn_spans"]):
+            turn_ids[place, start:end] = turn
+            if trajectory(row)["episode"]["actions"][turn] == "retrieve":
+                rewards[place, end - 1] += bonus
+    return assign_credit("bi_level", rewards, pad(rows, "values"), pad(rows, "response_mask"), turn_ids)

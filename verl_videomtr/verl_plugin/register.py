@@ -11,10 +11,10 @@ import importlib
 import logging
 import os
 from collections.abc import Callable
-from importlib import resources
 
-from omegaconf import OmegaConf
 from wrapt import register_post_import_hook
+
+import verl_videomtr.conf  # noqa: F401  # workers resolve configurations too
 
 logger = logging.getLogger(__name__)
 
@@ -40,11 +40,6 @@ def _register_agent_loop(module: object) -> None:
     registry = module._agent_loop_registry  # type: ignore[attr-defined]
     registry[AGENT_LOOP] = {"_target_": f"{_EDGE}.agent_loop.VideoMTRAgentLoop"}
 
-
-# Configurations name the package's own files by it: verl takes a tool's file by path only.
-OmegaConf.register_new_resolver(
-    "videomtr_file", lambda name: str(resources.files("verl_videomtr").joinpath(name)), replace=True
-)
 
 register_post_import_hook(_register_agent_loop, "verl.experimental.agent_loop.agent_loop")
 register_post_import_hook(_import_edge("estimators"), "verl.trainer.ppo.core_algos")
