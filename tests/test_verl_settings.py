@@ -160,7 +160,7 @@ NO_BONUS = "videomtr.bootstrap.enabled=false"
         (["actor_rollout_ref.rollout.limit_images=8"], r"set actor_rollout_ref\.rollout\.limit_images=32"),
         (["videomtr.episode.frame_budget=64"], r"32 frames.*set data\.max_prompt_length=5376"),
         (["videomtr.video.pool.size=[448,448]"], r"16 frames of up to 256 .*set data\.max_prompt_length=5120"),
-        (["actor_rollout_ref.rollout.max_model_len=4096"], r"set actor_rollout_ref\.rollout\.max_model_len=8192"),
+        (["actor_rollout_ref.rollout.max_model_len=3072"], r"set actor_rollout_ref\.rollout\.max_model_len=8192"),
         (["videomtr.video.root=/no/such/folder"], r"videomtr\.video\.root='/no/such/folder' is no directory"),
         ([f"{REWARD}.preset=papre"], r"reward_kwargs: preset='papre'; expected one of"),
         ([f"+{REWARD}.gates=none"], r"reward_kwargs has unknown keys \['gates'\]"),
