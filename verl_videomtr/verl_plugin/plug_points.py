@@ -17,7 +17,7 @@ class PlugPoint:
     name: str
     """A function, class or variable in it, `Class.method` for a method; "" is the file itself."""
     used_by: str
-    """The plugin's module."""
+    """The plugin's module, below verl_plugin/."""
     parameters: tuple[str, ...] | None = None
     """The function's parameters in order, * and ** as written; None compares none."""
     holds: tuple[str, ...] = ()
@@ -82,6 +82,12 @@ PLUG_POINTS: tuple[PlugPoint, ...] = (
         used_by="play",
         parameters=("self", "previous_messages", "updated_messages", "runtime_token_ids", "response_mask")
         + ("response_logprobs", "tools"),
+    ),
+    PlugPoint(
+        file="verl/utils/tokenizer/continuous_token.py",
+        name="MergeResult",
+        used_by="play",
+        fields=("token_ids", "removed_prefix_token_count"),
     ),
     PlugPoint(
         file=_LOOP,
@@ -293,6 +299,50 @@ PLUG_POINTS: tuple[PlugPoint, ...] = (
         parameters=("batch", "batch_multiple", "eos_token_id"),
     ),
     PlugPoint(file="verl/trainer/ppo/padding_utils.py", name="", used_by="trainers", holds=("is_padding=True",)),
+    # TransferQueue, in which verl keeps trajectories.
+    PlugPoint(
+        file="transfer_queue/interface.py",
+        name="kv_batch_get",
+        used_by="trainers",
+        parameters=("keys", "partition_id", "select_fields"),
+    ),
+    PlugPoint(file="transfer_queue/interface.py", name="kv_list", used_by="trainers", parameters=("partition_id",)),
+    PlugPoint(
+        file="transfer_queue/interface.py", name="kv_clear", used_by="trainers", parameters=("keys", "partition_id")
+    ),
+    PlugPoint(
+        file="transfer_queue/interface.py",
+        name="async_kv_put",
+        used_by="agent_loop",
+        parameters=("key", "partition_id", "fields", "tag", "data_parser"),
+    ),
+    # What is asked of verl before a run.
+    PlugPoint(file=_BASE, name="get_trainer_cls", used_by="doctor/agreement", parameters=("name",)),
+    PlugPoint(file="verl/trainer/ppo/utils.py", name="need_critic", used_by="doctor/agreement", parameters=("config",)),
+    PlugPoint(
+        file="verl/trainer/ppo/utils.py",
+        name="need_reference_policy",
+        used_by="doctor/agreement",
+        parameters=("config",),
+    ),
+    PlugPoint(
+        file="verl/utils/config.py",
+        name="validate_config",
+        used_by="doctor/agreement",
+        parameters=("config", "use_reference_policy", "use_critic"),
+    ),
+    PlugPoint(
+        file="verl/utils/config.py",
+        name="omega_conf_to_dataclass",
+        used_by="doctor/agreement",
+        parameters=("config", "dataclass_type"),
+    ),
+    PlugPoint(file="verl/workers/config/model.py", name="HFModelConfig", used_by="doctor/model"),
+    PlugPoint(
+        file="verl/utils/tokenizer/continuous_token_wiring.py",
+        name="create_continuous_token_builder",
+        used_by="doctor/model",
+    ),
     # The stock tool loop.
     PlugPoint(
         file=_TOOL_LOOP,
