@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -109,6 +110,13 @@ def test_nodes_divide_states_and_stored_trajectories():
     assert one.host["servers' image caches, at most"] == four.host["servers' image caches, at most"]
 
 
+def test_states_divided_among_fewer_gpus_are_kept_in_copies():
+    all_gpus, copies = make_plan(make_run(nodes=2)), make_plan(make_run(nodes=2, fsdp_size=8))
+    assert copies.actor_update["weights"] == pytest.approx(2 * all_gpus.actor_update["weights"])
+    assert copies.host["reference"] == pytest.approx(2 * all_gpus.host["reference"])
+    assert copies.host["trajectories stored"] == all_gpus.host["trajectories stored"]
+
+
 def test_a_batch_is_raised_to_what_the_ranks_can_share():
     assert make_run(nodes=8).episodes == 64
     assert make_run(nodes=8, sequence_parallel=4).episodes == 32
@@ -191,6 +199,13 @@ def test_the_table_has_every_budget_on_every_number_of_nodes(capsys):
     assert [(int(budget), int(nodes)) for budget, nodes in rows] == [
         (budget, nodes) for budget in (32, 64, 80, 128, 256, 512) for nodes in NODES
     ]
+
+
+def test_the_documented_numbers_are_what_the_command_prints(capsys):
+    page = (Path(__file__).parents[1] / "docs" / "plan.md").read_text(encoding="utf-8")
+    for arguments in ((), ("--table",)):
+        assert main(["plan", *PAPER, *arguments]) == 0
+        assert capsys.readouterr().out.strip() in page
 
 
 def test_an_unknown_model_ends_in_one_line(capsys):

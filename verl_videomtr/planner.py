@@ -118,6 +118,8 @@ class Run:
     nodes: int
     gpus_per_node: int
     sequence_parallel: int = 1
+    fsdp_size: int = -1
+    """GPUs that one copy of a model's states is divided among; -1 is all of them."""
     actor: Trained
     critic: Trained | None
     reference_bytes_per_param: int | None
@@ -137,6 +139,11 @@ class Run:
     def data_parallel(self) -> int:
         """Ranks that a batch is divided among."""
         return max(1, self.num_gpus // self.sequence_parallel)
+
+    @property
+    def shards(self) -> int:
+        """GPUs that one copy of a model's states is divided among."""
+        return min(self.fsdp_size, self.num_gpus) if self.fsdp_size > 0 else self.num_gpus
 
     @property
     def episodes(self) -> int:
@@ -224,6 +231,7 @@ def make_plan(run: Run) -> Plan:
 def _host_parts(run: Run, stored: int) -> dict[str, float]:
     """What a step holds in one node's memory; Python, Ray and the page cache of videos come on top."""
     share = 1 / run.nodes
+    states = run.gpus_per_node / run.shards
     parts = {
         "trajectories stored": stored * share,
         # Every rank of a sequence-parallel group fetches the whole of its group's share.
@@ -231,15 +239,15 @@ def _host_parts(run: Run, stored: int) -> dict[str, float]:
         "servers' image caches, at most": 2 * SERVER_CACHE_GIB * GIB * run.num_gpus / run.tensor_parallel * share,
     }
     if run.reference_bytes_per_param is not None:
-        parts["reference"] = run.actor.num_params * run.reference_bytes_per_param * share
+        parts["reference"] = run.actor.num_params * run.reference_bytes_per_param * states
     offloaded = run.actor.offloaded_bytes + (run.critic.offloaded_bytes if run.critic else 0)
     if offloaded:
-        parts["offloaded states"] = offloaded * share
+        parts["offloaded states"] = offloaded * states
     return parts
 
 
 def _update_parts(run: Run, trained: Trained, idle: Trained | None) -> dict[str, float]:
-    shard = 1 / run.num_gpus
+    shard = 1 / run.shards
     parts = {
         "weights": trained.weight_bytes * shard,
         "gradients": trained.gradient_bytes * shard,
@@ -260,7 +268,7 @@ def _rollout_parts(run: Run) -> dict[str, float]:
     idle = run.actor.idle_bytes + (run.critic.idle_bytes if run.critic else 0)
     return {
         "server": run.memory_share * run.gpu.memory_gib * GIB,
-        "models, idle": idle / run.num_gpus,
+        "models, idle": idle / run.shards,
         "contexts": CONTEXT_GIB * GIB,
     }
 

@@ -90,6 +90,7 @@ def read_run(config: DictConfig, *, shape: ModelShape, gpu: Gpu) -> Run:
             int(policy.actor.ulysses_sequence_parallel_size),
             int(policy.actor.fsdp_config.ulysses_sequence_parallel_size),
         ),
+        fsdp_size=int(policy.actor.fsdp_config.fsdp_size),
         actor=_actor(policy, shape=shape, rank=rank),
         critic=_critic(config, shape=shape),
         reference_bytes_per_param=_bytes(policy.ref.fsdp_config) if has_reference and not rank else None,
