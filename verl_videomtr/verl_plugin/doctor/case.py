@@ -59,7 +59,9 @@ class Case:
 
     @property
     def uses_own_loop(self) -> bool:
-        return str(self.get("actor_rollout_ref.rollout.agent.default_agent_loop")) == AGENT_NAME
+        """Whether rows play in the loop `video_mtr`: they name it themselves, unless another data set rewrites them."""
+        loop = str(self.get("actor_rollout_ref.rollout.agent.default_agent_loop"))
+        return loop == AGENT_NAME or self.get("data.custom_cls.path") is None
 
     @property
     def has_critic(self) -> bool:

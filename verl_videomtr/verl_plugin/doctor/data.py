@@ -50,11 +50,12 @@ def _rows(case: Case, split: str) -> Iterator[Finding]:
             try:
                 samples += read_rows(name)
             except SampleError as broken:
+                there = Path(name).is_file()
                 yield error(
                     f"data.{split}",
                     f"{key}: {broken}",
                     why="verl cannot load the file, or the agent loop refuses the row and loses its episodes",
-                    fix=f"mend or rebuild it; {CHECK_FILES}",
+                    fix=f"mend or rebuild it; {CHECK_FILES}" if there else f"{key}=<a file made by data_prep>",
                 )
     most = int(case.get(f"data.{split}_max_samples", -1))
     if samples:

@@ -12,7 +12,7 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 from verl_videomtr.verl_plugin.doctor.case import Case
-from verl_videomtr.verl_plugin.doctor.findings import Finding, error, ok, warning
+from verl_videomtr.verl_plugin.doctor.findings import Finding, error, note, ok, warning
 
 DISTRIBUTION = "verl_videomtr"
 REGISTER = "verl_videomtr.verl_plugin.register"
@@ -48,7 +48,7 @@ def check_versions(case: Case) -> Iterator[Finding]:
     wanted |= {name: found for name, found in _requirements("verl", extra="vllm").items() if name in PINNED}
     good = []
     for name, requirement in wanted.items():
-        installed = _installed(name)
+        installed = _installed(name, stand_ins=case.is_cpu or case.elsewhere)
         if installed is None:
             yield error(
                 "install.versions",
@@ -106,6 +106,9 @@ def check_registration(case: Case, fresh: subprocess.Popen | None) -> Iterator[F
 def check_platform(case: Case) -> Iterator[Finding]:
     """`trainer.device` and VERL_PLATFORM name one device: verl's workers know the second only."""
     platform = os.environ.get("VERL_PLATFORM", "").strip().lower()
+    if case.elsewhere:
+        yield note("install.platform", "VERL_PLATFORM is that of another machine: not looked at")
+        return
     if case.is_cpu == (platform == "cpu"):
         yield ok(
             "install.platform", f"trainer.device={case.get('trainer.device')}, VERL_PLATFORM={platform or 'unset'}"
@@ -126,8 +129,8 @@ def _registration_fix() -> str:
     return f"export VERL_USE_EXTERNAL_MODULES={REGISTER}, which raises the error that verl hides"
 
 
-def _installed(name: str) -> tuple[str, str] | None:
-    for candidate in (name, *STAND_INS.get(name, ())):
+def _installed(name: str, *, stand_ins: bool) -> tuple[str, str] | None:
+    for candidate in (name, *(STAND_INS.get(name, ()) if stand_ins else ())):
         try:
             return candidate, metadata.version(candidate)
         except metadata.PackageNotFoundError:

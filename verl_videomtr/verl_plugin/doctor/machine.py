@@ -13,6 +13,15 @@ from verl_videomtr.verl_plugin.doctor.case import Case
 from verl_videomtr.verl_plugin.doctor.findings import Finding, error, note, ok, warning
 
 SHARED_MEMORY = Path("/dev/shm")
+SOCKET = "ray/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store"
+"""How Ray names a socket below its temporary folder."""
+SOCKET_BYTES = 107
+"""Most bytes of a socket's path on Linux."""
+FULL_SHARE = 0.95
+"""A disk fuller than this is one that Ray writes no objects to (RAY_local_fs_capacity_threshold)."""
+BUCKET = "actor_rollout_ref.rollout.checkpoint_engine.update_weights_bucket_megabytes"
+PACKED_BY_FLASH = ("qwen2_vl", "qwen2_5_vl")
+"""Families whose attention verl replaces by flash-attn's wherever padding is removed."""
 STORE_MIB = 1024
 """Shared memory below which Ray's object store moves to the disk."""
 TRAINED_BYTES = 16
@@ -27,6 +36,7 @@ def check_machine(case: Case) -> Iterator[Finding]:
     yield from _attention(case)
     yield from _gpus(case)
     yield from _shared_memory(case)
+    yield from _temporary_files(case)
 
 
 def _attention(case: Case) -> Iterator[Finding]:
@@ -37,7 +47,8 @@ def _attention(case: Case) -> Iterator[Finding]:
         attention = case.get(f"{section}.override_config.attn_implementation", "flash_attention_2")
         if str(attention).startswith("flash_attention"):
             wants.append(f"{section}.override_config.attn_implementation={attention}")
-        if case.get(f"{section}.use_remove_padding"):
+        family = case.model.hf_config.model_type if case.model else PACKED_BY_FLASH[0]
+        if case.get(f"{section}.use_remove_padding") and family in PACKED_BY_FLASH:
             wants.append(f"{section}.use_remove_padding=true")
     if not wants:
         yield ok("machine.attention", "no flash-attn needed")
@@ -114,19 +125,35 @@ def state_gib(case: Case, num_params: int, num_value_params: int) -> float:
     return held / case.num_gpus / 2**30
 
 
+def _bucket(case: Case) -> Iterator[Finding]:
+    """Without CUDA IPC verl sends no weight that is larger than its bucket."""
+    if not case.is_cpu or case.model is None:
+        return
+    config = getattr(case.model.hf_config, "text_config", None) or case.model.hf_config
+    largest = config.vocab_size * config.hidden_size * 4 / 2**20
+    bucket = int(case.get(BUCKET, 0))
+    if largest > bucket:
+        yield error(
+            "machine.bucket",
+            f"the model's embedding takes {largest:.0f} MiB, the weights' bucket is of {bucket}",
+            why="verl asserts that every weight fits when it first hands them to vLLM",
+            fix=f"{BUCKET}={int(largest) + 1}",
+        )
+
+
 def _shared_memory(case: Case) -> Iterator[Finding]:
+    yield from _bucket(case)
     if not SHARED_MEMORY.is_dir():
         return
     free = shutil.disk_usage(SHARED_MEMORY).free / 2**20
     # Without CUDA IPC verl hands the weights to vLLM through a bucket in shared memory.
-    bucket = int(case.get("actor_rollout_ref.rollout.checkpoint_engine.update_weights_bucket_megabytes", 0))
+    bucket = int(case.get(BUCKET, 0))
     if case.is_cpu and bucket > free:
-        yield error(
+        yield warning(
             "machine.shm",
             f"{free:.0f} MiB free in {SHARED_MEMORY}, the weights' bucket takes {bucket}",
             why="verl's workers die with a bus error when they hand the weights to vLLM",
-            fix="actor_rollout_ref.rollout.checkpoint_engine.update_weights_bucket_megabytes=16, or a container with "
-            "--shm-size=4g",
+            fix=f"{BUCKET}=16, or a container with --shm-size=4g",
         )
     elif free < STORE_MIB:
         yield warning(
@@ -137,3 +164,30 @@ def _shared_memory(case: Case) -> Iterator[Finding]:
         )
     else:
         yield ok("machine.shm", f"{free / 1024:.1f} GiB free in {SHARED_MEMORY}")
+
+
+def _temporary_files(case: Case) -> Iterator[Finding]:
+    """Ray keeps sockets, logs and spilled objects below one folder."""
+    if os.environ.get("RAY_ADDRESS"):
+        return
+    folder = str(case.get("ray_kwargs.ray_init._temp_dir") or "")
+    path = f"{folder}/{SOCKET.removeprefix('ray/')}" if folder else f"{os.environ.get('RAY_TMPDIR', '/tmp')}/{SOCKET}"
+    if len(path.encode()) > SOCKET_BYTES:
+        yield error(
+            "machine.tmp",
+            f"Ray's sockets would have names like {path}, of {len(path.encode())} bytes",
+            why=f"Ray refuses more than {SOCKET_BYTES} at its start",
+            fix="export RAY_TMPDIR=/tmp, or another short folder",
+        )
+        return
+    place = Path(folder or os.environ.get("RAY_TMPDIR", "/tmp"))
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    usage = shutil.disk_usage(place)
+    if usage.used / usage.total > FULL_SHARE:
+        yield warning(
+            "machine.tmp",
+            f"the disk of {place} is {usage.used / usage.total:.0%} full, {usage.free / 2**30:.0f} GiB are free",
+            why="Ray spills no objects to a disk that is over 95% full, and stops where it would have to",
+            fix="export RAY_TMPDIR=<a folder on another disk>",
+        )

@@ -15,7 +15,7 @@ from typing import Any
 from omegaconf import OmegaConf, open_dict
 
 from verl_videomtr.verl_plugin.doctor.case import Case
-from verl_videomtr.verl_plugin.doctor.findings import Finding, error, note, ok, warning
+from verl_videomtr.verl_plugin.doctor.findings import Finding, Level, error, note, ok, warning
 from verl_videomtr.verl_plugin.doctor.rendering import Measured, Renderer, largest_size, measure_text
 from verl_videomtr.video.sizing import grid_size
 
@@ -53,10 +53,11 @@ def check_model(case: Case) -> Iterator[Finding]:
     except Exception as failure:  # of the template, the builder or the processor: the agent loop's own calls
         yield error(
             "model.template",
-            f"the chat template of {path} cannot play an episode: {type(failure).__name__}: {failure}",
+            f"the messages of an episode do not render with {path}: {type(failure).__name__}: {failure}",
             why="the agent loop makes the same calls in every episode, and loses all of them",
-            fix="choose a checkpoint whose template only appends, or repair it with "
-            "actor_rollout_ref.model.custom_chat_template",
+            fix="a checkpoint whose template only appends and marks images, or that template in "
+            "actor_rollout_ref.model.custom_chat_template"
+            + ("; or no data.mm_processor_kwargs" if case.get("data.mm_processor_kwargs") else ""),
         )
 
 
@@ -187,7 +188,8 @@ def _critic(case: Case) -> Iterator[Finding]:
     path = str(case.get("critic.model.path"))
     found = _load(case, "critic.model")
     if isinstance(found, Finding):
-        yield dataclasses.replace(found, check="model.critic")
+        same = f"critic.model.path={case.get('actor_rollout_ref.model.path')}"
+        yield dataclasses.replace(found, check="model.critic", fix=same if found.level is Level.ERROR else found.fix)
         return
     config = found[0].hf_config
     own = value_heads.supports(config)

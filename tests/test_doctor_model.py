@@ -1,0 +1,209 @@
+"""The model's files: each finding beside what fails as it says, and both silent once mended."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from types import SimpleNamespace
+
+import pytest
+import torch
+from doctor_setting import ACTOR, ROLLOUT, bad, only, overrides_of
+
+from verl_videomtr.verl_plugin.doctor import model
+from verl_videomtr.verl_plugin.doctor.findings import Level
+
+pytest_plugins = ["doctor_setting"]
+
+
+# The model.
+
+
+def variant(checkpoint, tmp_path, **changes):
+    """A copy of the checkpoint with keys of its config changed; weights are not looked at."""
+    folder = tmp_path / "variant"
+    shutil.copytree(checkpoint, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config.update(changes)
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def test_a_model_without_a_processor(composed, checkpoint, tmp_path):
+    from verl.utils.tokenizer import hf_processor
+
+    text_only = tmp_path / "text"
+    shutil.copytree(checkpoint, text_only, ignore=shutil.ignore_patterns("*processor*"))
+    case = composed.case(f"actor_rollout_ref.model.path={text_only}")
+    finding = only(model.check_model(case), "model.processor")
+    assert str(text_only) in finding.what
+    assert hf_processor(str(text_only)) is None
+    assert hf_processor(str(checkpoint)) is not None
+
+
+@pytest.mark.parametrize("key", ["actor_rollout_ref.model", "critic.model"])
+def test_a_model_that_is_not_there(composed, key):
+    from verl.utils.tokenizer import hf_tokenizer
+
+    check = "model.critic" if key == "critic.model" else "model.files"
+    only(model.check_model(composed.case(f"{key}.path=/no/such/model")), check)
+    with pytest.raises((OSError, ValueError)):
+        hf_tokenizer("/no/such/model")
+
+
+def test_a_model_of_the_hub_that_is_not_here_is_not_judged(composed, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    findings = list(model.check_model(composed.case("actor_rollout_ref.model.path=nobody/has-this-model")))
+    assert [(finding.level, finding.check) for finding in findings] == [(Level.NOTE, "model.files")]
+
+
+def test_a_critic_without_a_value_head(composed, checkpoint, tmp_path):
+    from transformers import AutoConfig
+    from verl.utils.model import load_valuehead_model
+
+    other = variant(checkpoint, tmp_path, model_type="glm4v", architectures=["Glm4vForConditionalGeneration"])
+    case = composed.case(f"critic.model.path={other}")
+    finding = only(model.check_model(case), "model.critic")
+    with pytest.raises(RuntimeError, match="install trl"):
+        load_valuehead_model(str(other), torch.float32, AutoConfig.from_pretrained(other), False)
+    fault = [f"critic.model.path={other}", *overrides_of(finding.fix)]
+    assert not bad(model.check_model(composed.case(*fault)))
+
+
+def test_a_critic_that_reads_other_tokens_than_the_policy(composed, checkpoint, tmp_path):
+    from recipes.learning_study.tiny_model import make_config, make_processor
+    from verl_videomtr.verl_plugin.value_heads import Qwen2_5_VLForTokenClassification
+
+    processor = make_processor()
+    config = make_config(processor.tokenizer)
+    other = variant(checkpoint, tmp_path, image_token_id=config.image_token_id + 1)
+    finding = only(model.check_model(composed.case(f"critic.model.path={other}")), "model.critic")
+    assert "image_token_id" in finding.what
+    text = "<|vision_start|><|image_pad|><|vision_end|>"
+    from PIL import Image
+
+    inputs = processor(text=[text], images=[Image.new("RGB", (28, 28))], return_tensors="pt")
+    inputs = {name: inputs[name] for name in ("input_ids", "attention_mask", "pixel_values", "image_grid_thw")}
+    config.image_token_id += 1
+    with pytest.raises(ValueError, match=r"[Ii]mage features and image tokens do not match"):
+        Qwen2_5_VLForTokenClassification(config)(**inputs)
+    Qwen2_5_VLForTokenClassification(make_config(processor.tokenizer))(**inputs)
+    fixed = overrides_of(finding.fix)
+    assert not bad(model.check_model(composed.case(f"critic.model.path={other}", *fixed)))
+
+
+def test_heads_that_tensor_parallelism_does_not_divide(measured, checkpoint):
+    from vllm.config import ModelConfig
+
+    fault = ["trainer.n_gpus_per_node=3", f"{ROLLOUT}.tensor_model_parallel_size=3"]
+    finding = only(model._heads(measured(*fault)), "model.heads")
+    served = ModelConfig(model=str(checkpoint), dtype="float32")
+
+    def start(size):
+        parallel = SimpleNamespace(
+            tensor_parallel_size=size,
+            pipeline_parallel_size=1,
+            distributed_executor_backend="mp",
+            enable_expert_parallel=False,
+            decode_context_parallel_size=1,
+            data_parallel_size=1,
+        )
+        served.verify_with_parallel_config(parallel)
+
+    with pytest.raises(ValueError, match="must be divisible by tensor parallel size"):
+        start(3)
+    mended = measured(*fault, *overrides_of(finding.fix))
+    assert not bad(model._heads(mended))
+    start(mended.rollout.tensor_model_parallel_size)
+
+
+def test_heads_that_sequence_parallelism_does_not_divide(measured):
+    from verl.models.transformers.monkey_patch import apply_monkey_patch
+
+    from recipes.learning_study.tiny_model import make_model, make_processor
+
+    padding = [f"{section}.use_remove_padding=true" for section in ("actor_rollout_ref.model", "critic.model")]
+    fault = [*padding, "trainer.n_gpus_per_node=3", f"{ACTOR}.ulysses_sequence_parallel_size=3"]
+    found = [f for f in bad(model._heads(measured(*fault))) if f"{ACTOR}." in f.what]
+    assert [(f.check, f.level) for f in found] == [("model.heads", Level.ERROR)]
+    with pytest.raises(AssertionError, match="must be divisible by ulysses_sp_size 3"):
+        apply_monkey_patch(make_model(make_processor().tokenizer, seed=0), ulysses_sp_size=3)
+    mended = measured(*fault, *overrides_of(found[0].fix))
+    assert not [f for f in bad(model._heads(mended)) if f"{ACTOR}." in f.what]
+
+
+def test_sequence_parallelism_with_padding(measured):
+    import torch.distributed as dist
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+    from verl.workers.engine.fsdp.transformer_impl import FSDPEngine
+
+    fault = ["trainer.n_gpus_per_node=2", "critic.fsdp.ulysses_sequence_parallel_size=2"]
+    finding = only(model._heads(measured(*fault)), "model.heads")
+    mended = measured(*fault, *overrides_of(finding.fix))
+    assert not bad(model._heads(mended))
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=2)
+    try:
+        for padded, case in ((True, measured(*fault)), (False, mended)):
+            kept = bool(case.get("critic.model.use_remove_padding"))
+            assert kept is not padded
+            described = SimpleNamespace(use_remove_padding=kept)
+            engine = SimpleNamespace(ulysses_sequence_parallel_size=2)
+            with pytest.raises(ValueError if padded else AttributeError, match=None if not padded else "must enable"):
+                FSDPEngine(described, engine, SimpleNamespace(), SimpleNamespace())  # later it misses the rest
+    finally:
+        dist.destroy_process_group()
+
+
+@pytest.mark.parametrize(
+    ("template", "says"),
+    [
+        # The length of the conversation stands at its start: what was said before changes with every message.
+        ("{{- messages | length -}}", "suffix diff failed"),
+        ("", "runs of image placeholders"),
+    ],
+)
+def test_templates_that_cannot_play_an_episode(composed, checkpoint, tmp_path, template, says):
+    from recipes.learning_study.tiny_model import CHAT_TEMPLATE
+
+    broken = tmp_path / "broken"
+    shutil.copytree(checkpoint, broken)
+    text = template + CHAT_TEMPLATE if template else CHAT_TEMPLATE.replace("<|image_pad|>", "a picture")
+    (broken / "chat_template.jinja").write_text(text)
+    case = composed.case(f"actor_rollout_ref.model.path={broken}")
+    finding = only(model.check_model(case), "model.template")
+    assert says in finding.what  # in the words of verl's builder, or of the agent loop's comparison
+
+
+def test_frames_for_another_model(composed):
+    case = composed.case(
+        "videomtr.video.pool.size=null", "videomtr.video.pool.patch_px=16", "videomtr.video.pool.max_pixels=12544"
+    )
+    finding = only(model.check_model(case), "frames.grid", Level.WARNING)
+    assert overrides_of(finding.fix) == ["videomtr.video.pool.patch_px=14", "videomtr.video.pool.merge=2"]
+
+
+def test_frames_that_the_processor_resamples(composed):
+    # The tiny processor shrinks to 16 tokens of 28 x 28 what the configuration would serve with up to 36.
+    big = ["videomtr.video.pool.size=null", "videomtr.video.pool.max_pixels=28224"]
+    big += ["videomtr.video.pool.min_pixels=28224"]
+    finding = only(model.check_model(composed.case(*big)), "frames.grid", Level.WARNING)
+    assert "bounds of its own" in finding.why
+
+
+def test_pixels_that_only_training_sees(composed, checkpoint):
+    from vllm.config import ModelConfig
+    from vllm.multimodal import MULTIMODAL_REGISTRY
+
+    fault = [
+        "videomtr.video.pool.size=[112,112]",
+        "+data.mm_processor_kwargs={min_pixels:784,max_pixels:3136}",
+    ]
+    case = composed.case(*fault)
+    finding = only(model.check_model(case), "frames.same")
+    served = MULTIMODAL_REGISTRY.create_processor(ModelConfig(model=str(checkpoint), dtype="float32"))
+    tokens = served.info.get_num_image_tokens(
+        image_width=112, image_height=112, image_processor=served.info.get_image_processor(), mm_kwargs={}
+    )
+    assert f"that vLLM makes {tokens} of" in finding.what
+    mended = composed.case(fault[0])
+    assert not [f for f in model.check_model(mended) if f.check == "frames.same"]
