@@ -128,3 +128,12 @@ def core_advantages(rows: list[dict], *, bonus: float) -> tuple[torch.Tensor, to
             if trajectory(row)["episode"]["actions"][turn] == "retrieve":
                 rewards[place, end - 1] += bonus
     return assign_credit("bi_level", rewards, pad(rows, "values"), pad(rows, "response_mask"), turn_ids)
+
+
+def largest_probability_gap(row: dict) -> float:
+    """Compare the actor's probabilities of a row's sampled tokens with vLLM's.
+
+    Not their logarithms: of a token that was sampled against the odds, these differ by more than float32 holds.
+    """
+    mask = row["response_mask"].bool()
+    return float((row["rollout_log_probs"][mask].exp() - row["old_log_probs"][mask].exp()).abs().max())
