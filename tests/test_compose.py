@@ -52,6 +52,8 @@ def test_composition_does_not_import_verl():
             r"did you mean actor_rollout_ref\.rollout\.limit",
         ),
         (["trainer.nnodes"], r"'trainer\.nnodes' cannot be read .*expected key=value"),
+        (["+trainer.nnodes=3"], r"trainer\.nnodes exists already; expected no leading \+; write trainer\.nnodes=3"),
+        (["actor_rollout_ref.model.path=~/model"], r"write a path out in full"),
         (["trainer.nnodes=[1"], r"'trainer\.nnodes=\[1' cannot be read"),
         (["data.train_files=${nope}"], r"nope.*expected interpolations of existing keys"),
     ],

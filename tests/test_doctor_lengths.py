@@ -14,7 +14,7 @@ from verl_videomtr.budget import Needs, Row
 from verl_videomtr.episode import Episode, StopReason
 from verl_videomtr.prompts import Prompts
 from verl_videomtr.sample import question_text
-from verl_videomtr.verl_plugin.doctor import lengths
+from verl_videomtr.verl_plugin.doctor import agreement, lengths
 from verl_videomtr.verl_plugin.doctor.findings import Level
 
 pytest_plugins = ["doctor_setting"]
@@ -110,6 +110,15 @@ def test_an_overview_that_does_not_fit_the_prompt(measured):
     assert play(mended).episode.stop_reason is StopReason.TURN_LIMIT
 
 
+def test_without_the_model_s_files_only_what_is_sure_is_an_error(composed):
+    case = composed.case("videomtr.episode.frame_budget=128", "data.max_prompt_length=512")
+    assert case.measured is None
+    # 64 frames of one token each fit; with the 20 and 600 tokens of text that are assumed they do not.
+    assert "by formula" in only(lengths.check_lengths(case), "lengths.prompt", Level.WARNING).what
+    case = composed.case("videomtr.episode.frame_budget=128", "data.max_prompt_length=63")
+    only(lengths.check_lengths(case), "lengths.prompt")
+
+
 def test_frames_of_an_unusual_shape_that_would_not_fit_are_a_warning(measured, healthy):
     case = measured("data.max_prompt_length=256")
     case.measured = dataclasses.replace(healthy.measured, largest_frame=100)
@@ -162,10 +171,9 @@ def test_more_images_than_vllm_is_told_of(measured, checkpoint):
     from vllm.multimodal import MULTIMODAL_REGISTRY
 
     fault = [f"{ROLLOUT}.limit_images=12"]
-    case = measured(*fault)
-    finding = only(lengths.check_lengths(case), "lengths.images")
+    finding = only(agreement.check_agreement(measured(*fault)), "config.plugin")
     mended = measured(*fault, *overrides_of(finding.fix))
-    assert not bad(lengths.check_lengths(mended))
+    assert not bad(agreement.check_agreement(mended))
     images = len(play(mended).rows[0].images)
     for limit, refuses in ((12, True), (mended.rollout.limit_images, False)):
         served = ModelConfig(model=str(checkpoint), dtype="float32", limit_mm_per_prompt={"image": limit})

@@ -42,13 +42,24 @@ def test_a_model_without_a_processor(composed, checkpoint, tmp_path):
 
 
 @pytest.mark.parametrize("key", ["actor_rollout_ref.model", "critic.model"])
-def test_a_model_that_is_not_there(composed, key):
+@pytest.mark.parametrize("path", ["/no/such/model", model.VERL_DEFAULT])
+def test_a_model_that_is_not_there(composed, key, path):
     from verl.utils.tokenizer import hf_tokenizer
 
     check = "model.critic" if key == "critic.model" else "model.files"
-    only(model.check_model(composed.case(f"{key}.path=/no/such/model")), check)
+    fault = [f"{key}.path='{path}'"]
+    finding = only(model.check_model(composed.case(*fault)), check)
     with pytest.raises((OSError, ValueError)):
-        hf_tokenizer("/no/such/model")
+        hf_tokenizer(path)
+    if key == "critic.model":
+        assert not bad(model.check_model(composed.case(*fault, *overrides_of(finding.fix))))
+
+
+def test_verl_s_default_path_is_the_one_that_is_named(composed):
+    from verl_videomtr.verl_plugin.compose import compose
+
+    stock = compose([])
+    assert stock.actor_rollout_ref.model.path == stock.critic.model.path == model.VERL_DEFAULT
 
 
 def test_a_model_of_the_hub_that_is_not_here_is_not_judged(composed, monkeypatch):

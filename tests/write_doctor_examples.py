@@ -32,6 +32,7 @@ ROLLOUT, ACTOR = "actor_rollout_ref.rollout", "actor_rollout_ref.actor"
 BROKEN = [
     ("A misspelt key", ["data.train_batchsize=16"]),
     ("A group that does not exist", ["+videomtr/budget=b100"]),
+    ("A path that Hydra cannot read", ["actor_rollout_ref.model.path=~/models/Qwen2.5-VL-7B-Instruct"]),
     ("A setting out of its range", ["videomtr.credit.gamma_turn=1.5"]),
     ("The estimator without its critic", ["critic.enable=false"]),
     ("verl's trainer mode under the plugin's estimator", ["trainer.v1.trainer_mode=sync"]),
@@ -39,10 +40,10 @@ BROKEN = [
     ("Longer responses than the episode has room for", ["videomtr.max_response_tokens=64"]),
     ("Fewer images than an episode shows", [f"{ROLLOUT}.limit_images=8"]),
     ("Micro-batches that hold no whole row", [f"{ACTOR}.ppo_max_token_len_per_gpu=128"]),
-    ("The critic's micro-batches, by the key that counts", ["+critic.ppo_infer_max_token_len_per_gpu=128"]),
+    ("The critic's micro-batches, by the key that counts", ["critic.ppo_infer_max_token_len_per_gpu=128"]),
     ("Eight GPUs, and a mini-batch of twelve", ["trainer.n_gpus_per_node=8", f"{ACTOR}.ppo_mini_batch_size=12"]),
     ("verl's default mini-batch", [f"{ACTOR}.ppo_mini_batch_size=256"]),
-    ("The critic's path forgotten", ["critic.model.path=~/models/deepseek-llm-7b-chat"]),
+    ("The critic's path forgotten", ["critic.model.path='~/models/deepseek-llm-7b-chat'"]),
     ("A text model", ["actor_rollout_ref.model.path=text_only"]),
     ("Videos elsewhere than the root says", ["videomtr.video.root=model"]),
     ("More rows in a batch than in the file", ["data.train_batch_size=64"]),
@@ -82,7 +83,7 @@ def example(title: str, overrides: list[str], *, every: bool = False) -> list[st
     try:
         findings = examine([*GROUPS, *paths(Path("model"), Path("data")), *overrides], fresh=every)
     except ComposeError as error:
-        return [*lines, f"videomtr doctor: {error}", "(exit code 2)", "```", ""]
+        return [*lines, f"videomtr doctor: {' '.join(str(error).split())}", "```", ""]
     order = list(Level)
     for finding in sorted(findings, key=lambda finding: order.index(finding.level)):
         if every or finding.level in (Level.ERROR, Level.WARNING):

@@ -86,8 +86,12 @@ def _parse(override: str) -> Any:
     except HydraException as error:
         raise ComposeError(
             f"the override {override!r} cannot be read ({_one_line(error)}); expected key=value, +new.key=value, "
-            "+group=choice or ~key; quote the whole of it for the shell, and a text with special signs once more: "
-            "'key=\"a, b\"'"
+            "+group=choice or ~key; "
+            + (
+                "write a path out in full, without ~"
+                if "=~" in override
+                else "quote the whole of it for the shell, and a text with special signs once more: 'key=\"a, b\"'"
+            )
         ) from error
 
 
@@ -99,6 +103,8 @@ def _explain(error: Exception, overrides: Sequence[str], config_name: str) -> st
         return f"{found[1]} is a group that nothing has chosen yet; expected a leading +; write +{found[1]}=..."
     if found := re.search(r"Multiple values for (\S+?)\.|(\S+) appears more than once in the final", text):
         return f"{text}; expected one choice of the group {found[1] or found[2]}; leave one of the two out"
+    if found := re.search(r"Either remove \+ prefix: '([^']+)'", text):
+        return f"{found[1].split('=')[0]} exists already; expected no leading +; write {found[1]}"
     if found := re.search(r"Could not override '([^']+)'", text):
         return _explain_key(found[1], overrides, config_name)
     return f"{text}; expected overrides that compose with verl's {config_name}; correct the override that it names"

@@ -6,11 +6,11 @@ import copy
 from collections.abc import Iterator
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from verl_videomtr.verl_plugin.checks import check_config
 from verl_videomtr.verl_plugin.doctor.case import Case
-from verl_videomtr.verl_plugin.doctor.findings import Finding, error, ok
+from verl_videomtr.verl_plugin.doctor.findings import Finding, ok, refused
 from verl_videomtr.verl_plugin.launch_check import check_launch
 
 WORKER_SECTIONS = ("actor_rollout_ref.rollout", "actor_rollout_ref.ref")
@@ -21,16 +21,16 @@ def check_agreement(case: Case) -> Iterator[Finding]:
     """The first thing that the plugin, verl or the trainer itself refuses."""
     for check, where, judge in (
         ("config.plugin", "the trainer and every agent-loop worker refuse it", _plugin),
-        ("config.launch", "the start of main_ppo refuses it", check_launch),
+        ("config.launch", "the start of main_ppo refuses it", _launch),
         ("config.verl", "main_ppo calls it before Ray starts", _validate),
         ("config.workers", "verl's workers refuse it", _make_worker_configs),
         ("config.trainer", "main_ppo makes this object first", _make_trainer),
         ("config.reward", "every agent-loop worker loads it", _load_reward),
     ):
         try:
-            judge(copy.deepcopy(case.config))
+            judge(copy.deepcopy(case.config), case)
         except Exception as refusal:  # whatever verl raises is the finding
-            yield _refused(check, refusal, where)
+            yield refused(check, refusal, why=where, is_own=check in ("config.plugin", "config.launch"))
             if check == "config.plugin":
                 return  # the others ask the same question
             continue
@@ -49,30 +49,29 @@ _PASSED: dict[str, Any] = {
 }
 
 
-def _refused(check: str, refusal: Exception, where: str) -> Finding:
-    """Turn an exception into a finding; the errors of this package end with what to do."""
-    text = " ".join(str(refusal).split()) or type(refusal).__name__
-    what, _, fix = text.rpartition("; ")
-    if not what or check not in ("config.plugin", "config.launch"):
-        what, fix = text, "correct the value that the message names"
-    return error(check, what, why=f"{where} ({type(refusal).__name__})", fix=fix)
-
-
-def _plugin(config: DictConfig) -> None:
+def _plugin(config: DictConfig, case: Case) -> None:
     from verl_videomtr.verl_plugin.settings import load_settings
 
     check_config(config, load_settings(config))
 
 
-def _validate(config: DictConfig) -> None:
+def _launch(config: DictConfig, case: Case) -> None:
+    check_launch(config)
+
+
+def _validate(config: DictConfig, case: Case) -> None:
+    """Call verl's function; the models' files, which it would fetch for the critic, are `model`'s part."""
     from verl.trainer.ppo.utils import need_critic, need_reference_policy
     from verl.utils.config import validate_config
 
+    with open_dict(config.critic):
+        config.critic.pop("model", None)
+    if case.elsewhere:  # vLLM, which it asks about LoRA, may be another one there
+        config.actor_rollout_ref.model.lora_rank = 0
     validate_config(config=config, use_reference_policy=need_reference_policy(config), use_critic=need_critic(config))
 
 
-def _make_worker_configs(config: DictConfig) -> None:
-    from omegaconf import OmegaConf, open_dict
+def _make_worker_configs(config: DictConfig, case: Case) -> None:
     from verl.utils.config import omega_conf_to_dataclass
 
     omega_conf_to_dataclass(config.actor_rollout_ref.rollout)
@@ -86,13 +85,13 @@ def _make_worker_configs(config: DictConfig) -> None:
         omega_conf_to_dataclass(reference)
 
 
-def _make_trainer(config: DictConfig) -> None:
+def _make_trainer(config: DictConfig, case: Case) -> None:
     from verl.trainer.ppo.v1 import get_trainer_cls
 
     get_trainer_cls(config.trainer.v1.trainer_mode)(config=config)
 
 
-def _load_reward(config: DictConfig) -> None:
+def _load_reward(config: DictConfig, case: Case) -> None:
     from verl.trainer.ppo.reward import get_custom_reward_fn
 
     get_custom_reward_fn(config)

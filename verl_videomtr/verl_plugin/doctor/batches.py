@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from verl_videomtr.budget import round_up
 from verl_videomtr.verl_plugin.doctor.case import Case
-from verl_videomtr.verl_plugin.doctor.findings import Finding, error, note, ok, warning
+from verl_videomtr.verl_plugin.doctor.findings import Finding, counted, error, note, ok, warning
 
 MOST_PADDING = 0.25
 """A larger share of padding rows in a step is worth a word."""
@@ -24,11 +24,11 @@ def check_batches(case: Case) -> Iterator[Finding]:
         return
     found = [*_parallelism(case)]
     if not found:  # ranks are not known before that
-        found = [*_mini_batches(case), *_micro_batches(case), *_padding(case)]
+        found = [*_mini_batches(case), *_micro_batches(case)] or [*_padding(case)]
     yield from found
     if not any(finding.level.value == "error" for finding in found):
         rows = case.config.data.train_batch_size * case.rollout.n
-        yield ok("batches", f"{rows} trajectories a step divide over {case.num_gpus} GPUs")
+        yield ok("batches", f"{rows} trajectories a step, {counted(case.num_gpus, 'GPU')}")
 
 
 def _parallelism(case: Case) -> Iterator[Finding]:
@@ -58,7 +58,7 @@ def _parallelism(case: Case) -> Iterator[Finding]:
 
 def _mini_batches(case: Case) -> Iterator[Finding]:
     for role, key in (("actor", "actor_rollout_ref.actor"), ("critic", "critic")):
-        if role not in case.sequence_parallel:
+        if role not in case.sequence_parallel or case.follows(f"{key}.ppo_mini_batch_size"):
             continue
         ranks = case.num_gpus // case.sequence_parallel[role]
         size = int(case.get(f"{key}.ppo_mini_batch_size")) * int(case.rollout.n)

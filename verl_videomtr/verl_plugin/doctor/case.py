@@ -20,6 +20,8 @@ class Case:
 
     config: DictConfig
     """As composed, interpolations resolved."""
+    written: DictConfig
+    """The same before: which keys follow which."""
     settings: Settings
     """Its `videomtr.*`."""
     elsewhere: bool = False
@@ -37,12 +39,18 @@ class Case:
     def of(cls, config: DictConfig, settings: Settings, *, elsewhere: bool = False) -> Case:
         resolved = copy.deepcopy(config)
         OmegaConf.resolve(resolved)
-        return cls(config=resolved, settings=settings, elsewhere=elsewhere)
+        return cls(config=resolved, written=config, settings=settings, elsewhere=elsewhere)
 
     def get(self, key: str, default: Any = None) -> Any:
         """Select a key; the default where it is absent or null."""
         value = OmegaConf.select(self.config, key)
         return default if value is None else value
+
+    def follows(self, key: str) -> bool:
+        """Whether a key takes its value from another one."""
+        parent, _, leaf = key.rpartition(".")
+        section = OmegaConf.select(self.written, parent)
+        return isinstance(section, DictConfig) and leaf in section and OmegaConf.is_interpolation(section, leaf)
 
     @property
     def rollout(self) -> DictConfig:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from verl_videomtr.verl_plugin.compose import compose
 from verl_videomtr.verl_plugin.doctor import agreement, batches, data, installation, lengths, machine, model
 from verl_videomtr.verl_plugin.doctor.case import Case
-from verl_videomtr.verl_plugin.doctor.findings import Finding, error, warning
+from verl_videomtr.verl_plugin.doctor.findings import Finding, refused, warning
 from verl_videomtr.verl_plugin.settings import load_settings
 
 logger = logging.getLogger(__name__)
@@ -31,11 +31,7 @@ def examine(overrides: Sequence[str], *, elsewhere: bool = False, fresh: bool = 
     try:
         settings = load_settings(config)
     except (ValueError, OSError) as wrong:
-        what, _, fix = " ".join(str(wrong).split()).rpartition("; ")
-        why = "the trainer and every agent-loop worker refuse it"
-        if not what:
-            what, fix = fix, "correct the value that the message names"
-        return [error("config.settings", what, why=why, fix=fix)]
+        return [refused("config.settings", wrong, why="the trainer and every agent-loop worker refuse it", is_own=True)]
     case = Case.of(config, settings, elsewhere=elsewhere)
     process = installation.start_fresh_process() if fresh else None
     try:

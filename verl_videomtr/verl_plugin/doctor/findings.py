@@ -59,6 +59,21 @@ def ok(check: str, what: str) -> Finding:
     return Finding(level=Level.OK, check=check, what=what)
 
 
+def refused(check: str, refusal: Exception, *, why: str, is_own: bool) -> Finding:
+    """The finding that an exception makes.
+
+    Args:
+        is_own: it is one of this package, whose messages end with what is expected or what to do.
+    """
+    text = " ".join(str(refusal).split()) or type(refusal).__name__
+    what, _, last = text.rpartition("; ")
+    if not what or not is_own:
+        what, last = text, "correct the value that the message names"
+    elif last.startswith("expected "):
+        last = f"correct it: {last}"
+    return error(check, what, why=f"{why} ({type(refusal).__name__})", fix=last)
+
+
 def exit_code(findings: Sequence[Finding]) -> int:
     """0 without errors, 1 with."""
     return int(any(finding.level is Level.ERROR for finding in findings))
@@ -82,6 +97,11 @@ def summary(findings: Sequence[Finding], *, seconds: float) -> str:
     count = {level: sum(finding.level is level for finding in findings) for level in Level}
     verdict = "this configuration would not run" if count[Level.ERROR] else "nothing found that would stop it"
     return (
-        f"{verdict}: {count[Level.ERROR]} errors, {count[Level.WARNING]} warnings, {count[Level.OK]} checks passed "
-        f"({seconds:.1f} s)"
+        f"{verdict}: {counted(count[Level.ERROR], 'error')}, {counted(count[Level.WARNING], 'warning')}, "
+        f"{counted(count[Level.OK], 'check')} passed ({seconds:.1f} s)"
     )
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 error`, `2 errors`."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -10,14 +10,16 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 
-from verl_videomtr.budget import Needs, TextTokens, largest_frame_tokens, round_up, worst_rows
+from verl_videomtr.budget import Needs, Row, TextTokens, largest_frame_tokens, round_up, worst_rows
 from verl_videomtr.verl_plugin.doctor.case import Case
-from verl_videomtr.verl_plugin.doctor.findings import Finding, error, note, ok, warning
+from verl_videomtr.verl_plugin.doctor.findings import Finding, counted, error, note, ok, warning
+from verl_videomtr.verl_plugin.doctor.rendering import usual_size
 
 PROMPT = "data.max_prompt_length"
 RESPONSE = "data.max_response_length"
 CONTEXT = "actor_rollout_ref.rollout.max_model_len"
 BATCHED = "actor_rollout_ref.rollout.max_num_batched_tokens"
+NO_TEXT = TextTokens(instructions=0, message=0, frame=0)
 SHORT_RESPONSE = 16
 """Tokens of a response that says next to nothing: an episode that does not fit with these never fits."""
 
@@ -30,10 +32,12 @@ class Episodes:
     """With the usual frame and responses of full length."""
     largest: Needs
     """With the largest frame that the configuration allows."""
+    sure: Needs
+    """What the usual episode needs without doubt: without the texts, where those could not be measured."""
     terse: Needs
-    """With the usual frame and hardly any response."""
-    first_prompt: dict[str, int]
-    """Tokens of the first prompt: with the `usual` and with the `largest` frame."""
+    """The same with hardly any response."""
+    first: dict[str, int]
+    """Tokens of the first prompt: the `usual`, the `largest` and the `sure` one."""
     frame: str
     """What the usual frame is, for the messages."""
 
@@ -44,8 +48,8 @@ def check_lengths(case: Case) -> Iterator[Finding]:
         yield note("lengths", "the agent loop is not video_mtr: the lengths of its episodes are not known")
         return
     needs = episodes(case)
-    found = [*_prompt(case, needs), *_context(case, needs), *_response(case, needs), *_images(case, needs)]
-    found += [*_engine(case), *_micro_batches(case, needs)]
+    found = [*_prompt(case, needs), *_context(case, needs), *_response(case, needs), *_engine(case)]
+    found += _micro_batches(case, needs)
     yield from found
     if not found:
         usual = needs.usual
@@ -61,21 +65,22 @@ def episodes(case: Case) -> Episodes:
     episode, pool = case.settings.episode, case.settings.video.pool
     if case.measured is not None:
         text, usual, largest = case.measured.text, case.measured.usual_frame, case.measured.largest_frame
-        frame = f"frames of {usual} visual tokens, {case.measured.usual_of}"
+        sure, frame = text, f"{counted(usual, 'visual token')} a frame {case.measured.usual_of}"
     else:
-        text, largest = TextTokens(), largest_frame_tokens(pool)
-        usual = largest
-        frame = f"frames of {usual} visual tokens, by formula"
+        (height, width), of = usual_size(case)
+        text, sure, largest = TextTokens(), NO_TEXT, largest_frame_tokens(pool)
+        usual = largest if pool.size is not None else height * width // pool.factor_px**2
+        frame = f"{counted(usual, 'visual token')} a frame {of}, lengths by formula"
     full = case.settings.max_response_tokens
 
-    def rows(tokens: int, response: int) -> list:
-        return worst_rows(episode, frame_tokens=tokens, max_response_tokens=response, text=text)
+    def rows(tokens: int, of: TextTokens, response: int) -> list[Row]:
+        return worst_rows(episode, frame_tokens=tokens, max_response_tokens=response, text=of)
 
+    needs = {"usual": rows(usual, text, full), "largest": rows(largest, text, full), "sure": rows(usual, sure, full)}
     return Episodes(
-        usual=Needs.of(rows(usual, full)),
-        largest=Needs.of(rows(largest, full)),
-        terse=Needs.of(rows(usual, min(SHORT_RESPONSE, full))),
-        first_prompt={"usual": rows(usual, full)[0].prompt_tokens, "largest": rows(largest, full)[0].prompt_tokens},
+        **{name: Needs.of(made) for name, made in needs.items()},
+        terse=Needs.of(rows(usual, sure, min(SHORT_RESPONSE, full))),
+        first={name: made[0].prompt_tokens for name, made in needs.items()},
         frame=frame,
     )
 
@@ -99,28 +104,30 @@ def _context_limit(case: Case) -> int | None:
 def _prompt(case: Case, needs: Episodes) -> Iterator[Finding]:
     limit = _prompt_limit(case)
     fix = f"{PROMPT}={round_up(needs.largest.prompt_tokens)}"
-    first = needs.first_prompt
-    if first["usual"] > limit:
-        yield error(
+    frames = case.settings.episode.overview_frames
+    if needs.first["usual"] > limit:
+        say = error if needs.first["sure"] > limit else warning
+        yield say(
             "lengths.prompt",
-            f"an overview of {case.settings.episode.overview_frames} frames takes {first['usual']} tokens "
-            f"({needs.frame}), {PROMPT} is {limit}: {first['usual'] - limit} short",
-            why="the agent loop's ct_build_initial_tokens refuses the prompt, and the episode is lost",
+            f"an overview of {frames} frames takes {needs.first['usual']} tokens ({needs.frame}), {PROMPT} is {limit}: "
+            f"{needs.first['usual'] - limit} short",
+            why="verl refuses the prompt (ct_build_initial_tokens), and the episode is lost",
             fix=fix,
         )
-    elif first["largest"] > limit:
+    elif needs.first["largest"] > limit:
         yield warning(
             "lengths.prompt",
-            f"an overview of the largest frames takes {first['largest']} tokens, {PROMPT} is {limit}",
-            why=f"videos of an unusual shape lose their episodes; those of {needs.frame} do not",
+            f"an overview of {frames} frames of the largest size takes {needs.first['largest']} tokens, {PROMPT} is "
+            f"{limit}",
+            why=f"videos of an unusual shape lose their episodes; the usual ones fit ({needs.frame})",
             fix=fix,
         )
     elif needs.usual.prompt_tokens > limit:  # the prompt of a later row, where the context slides
         say = error if needs.terse.prompt_tokens > limit else warning
         yield say(
             "lengths.window",
-            f"a context of {case.settings.episode.window + 1} turns takes up to {needs.usual.prompt_tokens} tokens, "
-            f"{PROMPT} is {limit}",
+            f"a context of {case.settings.episode.window + 1} turns takes up to {needs.usual.prompt_tokens} tokens "
+            f"({needs.frame}), {PROMPT} is {limit}",
             why="the agent loop ends the episode there as truncated, without an answer",
             fix=fix,
         )
@@ -130,26 +137,26 @@ def _context(case: Case, needs: Episodes) -> Iterator[Finding]:
     limit = _context_limit(case)
     if limit is None or needs.usual.row_tokens <= limit:
         return
+    takes = f"takes {needs.usual.row_tokens} tokens ({needs.frame}), {CONTEXT} is {limit}"
     fix = case.override(CONTEXT, round_up(needs.largest.row_tokens))
-    missing = f"{needs.usual.row_tokens} tokens ({needs.frame}), max_model_len is {limit}"
-    if needs.first_prompt["usual"] >= limit:
+    if needs.first["sure"] >= limit:
         yield error(
             "lengths.model",
-            f"an overview takes {needs.first_prompt['usual']} tokens, max_model_len is {limit}",
+            f"an overview takes {needs.first['usual']} tokens ({needs.frame}), {CONTEXT} is {limit}",
             why="no response fits behind it: every episode is lost",
             fix=fix,
         )
     elif needs.terse.row_tokens > limit:
         yield error(
             "lengths.model",
-            f"an episode of all turns takes {missing}",
+            f"an episode of all turns {takes}",
             why="even with the shortest responses its last turn does not fit: it ends as truncated, unanswered",
             fix=fix,
         )
     else:
         yield warning(
             "lengths.model",
-            f"an episode of long responses takes {missing}: {needs.usual.row_tokens - limit} short",
+            f"an episode of long responses {takes}: {needs.usual.row_tokens - limit} short",
             why="such an episode ends as truncated, unanswered, with R_acc = 0",
             fix=fix,
         )
@@ -157,36 +164,23 @@ def _context(case: Case, needs: Episodes) -> Iterator[Finding]:
 
 def _response(case: Case, needs: Episodes) -> Iterator[Finding]:
     limit = _response_limit(case)
+    if needs.usual.response_tokens <= limit:
+        return
+    takes = f"takes {needs.usual.response_tokens} tokens behind its prompt ({needs.frame}), {RESPONSE} is {limit}"
     fix = f"{RESPONSE}={round_up(needs.largest.response_tokens)}"
     if needs.terse.response_tokens > limit:
         yield error(
             "lengths.response",
-            f"the observations between {case.settings.episode.max_turns} responses take "
-            f"{needs.terse.response_tokens} tokens ({needs.frame}), {RESPONSE} is {limit}",
-            why="an episode that retrieves in every turn never reaches its last one: it ends as truncated, unanswered",
+            f"an episode of all turns {takes}",
+            why="even with the shortest responses its last turn does not fit: it ends as truncated, unanswered",
             fix=fix,
         )
-    elif needs.usual.response_tokens > limit:
+    else:
         yield warning(
             "lengths.response",
-            f"an episode of long responses takes {needs.usual.response_tokens} tokens behind its prompt "
-            f"({needs.frame}), {RESPONSE} is {limit}: {needs.usual.response_tokens - limit} short",
+            f"an episode of long responses {takes}: {needs.usual.response_tokens - limit} short",
             why="such an episode ends as truncated, unanswered, with R_acc = 0",
             fix=fix,
-        )
-
-
-def _images(case: Case, needs: Episodes) -> Iterator[Finding]:
-    # verl's vLLM server replaces the engine's own limit by limit_images wherever that is set.
-    limit = case.get("actor_rollout_ref.rollout.limit_images")
-    if limit is None:
-        limit = case.get("actor_rollout_ref.rollout.engine_kwargs.vllm.limit_mm_per_prompt.image")
-    if limit is not None and int(limit) < needs.usual.num_frames:
-        yield error(
-            "lengths.images",
-            f"a request holds up to {needs.usual.num_frames} images, the limit is {limit}",
-            why="vLLM refuses the request ('At most ... image(s) may be provided'), and the episode is lost",
-            fix=case.override("actor_rollout_ref.rollout.limit_images", case.settings.episode.frame_budget),
         )
 
 
@@ -217,7 +211,7 @@ def _micro_batches(case: Case, needs: Episodes) -> Iterator[Finding]:
     actor, ref = "actor_rollout_ref.actor", "actor_rollout_ref.ref"
     limits = []
     if case.get(f"{actor}.use_dynamic_bsz"):
-        limits.append(("actor", f"{actor}.ppo_max_token_len_per_gpu", "the actor's update"))
+        limits.append(("actor", f"{actor}.ppo_max_token_len_per_gpu", "the actor's updates"))
         limits.append(
             ("actor", "actor_rollout_ref.rollout.log_prob_max_token_len_per_gpu", "the old log-probabilities")
         )
@@ -227,17 +221,19 @@ def _micro_batches(case: Case, needs: Episodes) -> Iterator[Finding]:
         # verl's V1 trainer fills the critic's micro-batches by this key, whatever the others of the critic say.
         limits.append(("critic", "critic.ppo_infer_max_token_len_per_gpu", "the critic's values"))
     for role, key, where in limits:
-        limit = int(case.get(key, 32768)) * case.sequence_parallel[role]
-        usual, largest = (_longest_row(case, need) for need in (needs.usual, needs.largest))
-        if largest <= limit:
-            continue
-        say = error if usual > limit else warning
         spread = case.sequence_parallel[role]
+        limit = int(case.get(key, 32768)) * spread
+        sure, largest = (_longest_row(case, need) for need in (needs.sure, needs.largest))
+        is_said = role != "critic" and case.follows(key) and spread >= case.sequence_parallel["actor"]
+        if largest <= limit or is_said:
+            continue
+        say = error if sure > limit else warning
         yield say(
             "lengths.micro",
-            f"a row of up to {usual if usual > limit else largest} tokens, {key}={case.get(key, 32768)}"
-            + (f" on {spread} GPUs" if spread > 1 else ""),
-            why=f"{where} fail at the first longer row ('max_token_len must be greater than the sequence length')",
+            f"a row takes up to {max(_longest_row(case, needs.usual), sure)} tokens ({needs.frame}; {largest} with the "
+            f"largest frames), {key} is {case.get(key, 32768)}" + (f" on {spread} GPUs" if spread > 1 else ""),
+            why=f"{where} stop the run at the first longer row ('max_token_len must be greater than the sequence "
+            "length')",
             fix=case.override(key, round_up(-(-largest // spread))),
         )
 

@@ -16,11 +16,10 @@ from omegaconf import OmegaConf, open_dict
 
 from verl_videomtr.verl_plugin.doctor.case import Case
 from verl_videomtr.verl_plugin.doctor.findings import Finding, Level, error, note, ok, warning
-from verl_videomtr.verl_plugin.doctor.rendering import Measured, Renderer, largest_size, measure_text
-from verl_videomtr.video.sizing import grid_size
+from verl_videomtr.verl_plugin.doctor.rendering import Measured, Renderer, largest_size, measure_text, usual_size
 
-USUAL_SIZE = (1080, 1920)
-"""Stands for the videos where none could be opened."""
+VERL_DEFAULT = "~/models/deepseek-llm-7b-chat"
+"""What model paths are in verl's own configuration."""
 
 
 def check_model(case: Case) -> Iterator[Finding]:
@@ -68,6 +67,13 @@ def _load(case: Case, key: str) -> tuple[Any, str] | Finding:
 
     section = copy.deepcopy(OmegaConf.select(case.config, key))
     path = str(section.path)
+    if path == VERL_DEFAULT:
+        return error(
+            "model.files",
+            f"{key}.path is not set: {path} is verl's default, a model without eyes",
+            why="every worker that holds the model or its tokenizer loads it at its start",
+            fix=f"{key}.path=<a vision-language checkpoint>",
+        )
     local = find_files(path)
     if local is None:
         return _missing(case, key, path)
@@ -222,7 +228,7 @@ def _measure(case: Case) -> Iterator[Finding]:
     renderer = Renderer(case)
     small = (pool.factor_px, pool.factor_px)
     text = measure_text(renderer, small)
-    usual, usual_of = _usual_size(case)
+    usual, usual_of = usual_size(case)
     sizes = {"usual": usual, "largest": largest_size(pool)}
     tokens = {name: renderer.frame_tokens(size) for name, size in sizes.items()}
     case.measured = Measured(text=text, usual_frame=tokens["usual"], largest_frame=tokens["largest"], usual_of=usual_of)
@@ -233,16 +239,6 @@ def _measure(case: Case) -> Iterator[Finding]:
     )
     yield from _grid(case, tokens["usual"], usual)
     yield from _same_pixels(case, renderer, usual)
-
-
-def _usual_size(case: Case) -> tuple[tuple[int, int], str]:
-    pool = case.settings.video.pool
-    if pool.size is not None:
-        return pool.size, "videomtr.video.pool.size"
-    if case.frame_sizes:
-        return max(case.frame_sizes, key=lambda size: size[0] * size[1]), "the largest of the videos opened"
-    size = grid_size(*USUAL_SIZE, factor_px=pool.factor_px, min_pixels=pool.min_pixels, max_pixels=pool.max_pixels)
-    return size, "a 16:9 video"
 
 
 def _grid(case: Case, measured: int, size: tuple[int, int]) -> Iterator[Finding]:

@@ -18,7 +18,10 @@ from verl_videomtr.prompts import Prompts
 from verl_videomtr.sample import question_text
 from verl_videomtr.verl_plugin.doctor.case import Case
 from verl_videomtr.video.plan import PoolConfig
+from verl_videomtr.video.sizing import grid_size
 
+USUAL_SIZE = (1080, 1920)
+"""(height, width) that stands for the videos where none could be opened."""
 TYPICAL_QUESTION = "What does the person in the red coat do right after the door has been opened?\n" + "\n".join(
     f"{letter}. They turn around and walk back to the table near the window" for letter in "ABCD"
 )
@@ -34,7 +37,7 @@ class Measured:
     largest_frame: int
     """Visual tokens of the largest frame that the configuration allows."""
     usual_of: str
-    """What `usual_frame` is the size of."""
+    """What `usual_frame` is the size of, e.g. "in a 16:9 video"."""
 
 
 class Renderer:
@@ -169,3 +172,14 @@ def largest_size(pool: PoolConfig) -> tuple[int, int]:
         tokens -= 1
         rows = next(rows for rows in range(int(tokens**0.5), 0, -1) if tokens % rows == 0)
     return rows * pool.factor_px, tokens // rows * pool.factor_px
+
+
+def usual_size(case: Case) -> tuple[tuple[int, int], str]:
+    """The (height, width) of the usual frame, and what it is that of."""
+    pool = case.settings.video.pool
+    if pool.size is not None:
+        return pool.size, "by videomtr.video.pool.size"
+    if case.frame_sizes:
+        return max(case.frame_sizes, key=lambda size: size[0] * size[1]), "in the largest video opened"
+    size = grid_size(*USUAL_SIZE, factor_px=pool.factor_px, min_pixels=pool.min_pixels, max_pixels=pool.max_pixels)
+    return size, "in a 16:9 video"
