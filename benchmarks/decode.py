@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -174,11 +175,13 @@ def _versions() -> dict[str, str]:
 
 def run(cases: Sequence[Case], arguments: argparse.Namespace) -> None:
     """Measure what is still missing until the time is spent."""
-    began = time.monotonic()
-    while (work := _next(cases, read_results(arguments.results), arguments.rounds)) is not None:
-        case, methods, expected = work
-        if arguments.seconds and time.monotonic() - began + expected > arguments.seconds:
-            return
+    ends = time.monotonic() + (arguments.seconds or math.inf)
+    while fitting := [
+        (case, methods)
+        for case, methods, expected in _missing(cases, read_results(arguments.results), arguments.rounds)
+        if time.monotonic() + expected < ends
+    ]:
+        case, methods = fitting[0]
         result = run_methods(case, methods, arguments.videos)
         arguments.results.parent.mkdir(parents=True, exist_ok=True)
         with arguments.results.open("a") as file:
@@ -186,21 +189,19 @@ def run(cases: Sequence[Case], arguments: argparse.Namespace) -> None:
         print(f"{case.name}: {', '.join(methods)}: {result['seconds']} s", flush=True)
 
 
-def _next(
+def _missing(
     cases: Sequence[Case], done: dict[str, list[dict[str, Any]]], rounds: int
-) -> tuple[Case, Sequence[str], float] | None:
-    """The case with the fewest rounds; once all have one, whole files; None where nothing is missing."""
-    results = {case: done.get(case.name, []) for case in cases}
-    counts = {case: sum("pyav" in result["methods"] for result in results[case]) for case in cases}
-    case = min(cases, key=lambda case: counts[case])
-    if counts[case]:
-        for other in cases:
-            if other.has_whole and not any(WHOLE in result["methods"] for result in results[other]):
-                return other, (WHOLE,), ASSUMED_SECONDS * (1 if other.minutes <= 10 else 4)
-    if counts[case] >= rounds:
-        return None
-    known = [result["seconds"] for result in results[case] if "pyav" in result["methods"]]
-    return case, METHODS, min(known) if known else ASSUMED_SECONDS
+) -> list[tuple[Case, Sequence[str], float]]:
+    """What is to be measured, with the seconds it may take: first rounds, then whole files, then further rounds."""
+    work: list[tuple[float, Case, Sequence[str], float]] = []
+    for case in cases:
+        results = done.get(case.name, [])
+        known = [result["seconds"] for result in results if "pyav" in result["methods"]]
+        if len(known) < rounds:
+            work.append((len(known), case, METHODS, min(known, default=ASSUMED_SECONDS)))
+        if case.has_whole and not any(WHOLE in result["methods"] for result in results):
+            work.append((0.5, case, (WHOLE,), ASSUMED_SECONDS * (1 if case.minutes <= 10 else 4)))
+    return [item[1:] for item in sorted(work, key=lambda item: (item[0], item[3]))]
 
 
 def read_results(path: Path) -> dict[str, list[dict[str, Any]]]:
@@ -215,47 +216,49 @@ def read_results(path: Path) -> dict[str, list[dict[str, Any]]]:
 
 
 def print_table(cases: Sequence[Case], results: dict[str, list[dict[str, Any]]]) -> None:
-    """One line for each case and method: medians over the rounds; ratios are medians of the rounds' own ratios."""
+    """One line a case: medians over the rounds; ratios are medians of the rounds' own, with the least and most."""
     print(
-        "| video | frames | method | rounds | CPU s | x decord | x needed groups | peak MiB | wrong | as whole file |"
+        "| video | frames | rounds | decord s | torchcodec s | groups s | pyav s | pyav / decord | pyav / groups "
+        "| peak MiB d, t, p | wrong d, t, p | as whole file |"
     )
-    print("|---|---|---|---|---|---|---|---|---|---|")
-    for case in cases:
-        rounds = [result["methods"] for result in results.get(case.name, ())]
-        if not rounds:
-            continue
-        whole = next((methods[WHOLE]["digest"] for methods in rounds if "digest" in methods.get(WHOLE, {})), None)
-        for method in (*METHODS, WHOLE):
-            measured = [methods[method] for methods in rounds if method in methods]
-            if measured:
-                print(f"| {case.name} | {case.frames} | {method} | {_cells(method, measured, rounds, whole)} |")
+    print("|---" * 12 + "|")
+    for case in sorted(cases, key=lambda case: (case.codec != "h264", case.codec == "av1", case.gop, case.minutes)):
+        measured = [result["methods"] for result in results.get(case.name, ())]
+        if rounds := [methods for methods in measured if "pyav" in methods]:
+            whole = next((methods[WHOLE]["digest"] for methods in measured if WHOLE in methods), None)
+            seconds = [_typical(method, "cpu", rounds, "{:.1f}") for method in METHODS]
+            ratios = [_ratio("pyav", base, rounds) for base in ("decord", "needed groups")]
+            others = ("decord", "torchcodec", "pyav")
+            peaks = ", ".join(_typical(method, "peak_mib", rounds, "{:.0f}") for method in others)
+            wrong = ", ".join(_typical(method, "wrong", rounds, "{:.0f}") for method in others)
+            cells = [case.name, str(case.frames), str(len(rounds)), *seconds, *ratios, peaks, wrong]
+            print(f"| {' | '.join([*cells, _same(rounds, whole)])} |")
 
 
-def _cells(method: str, measured: list[dict[str, Any]], rounds: list[dict[str, Any]], whole: str | None) -> str:
-    failure = next((one["failure"] for one in measured if "failure" in one), None)
-    if failure:
-        return f"{len(measured)} | {failure} | | | | |"
-    cpu = statistics.median(one["cpu"] for one in measured)
-    peak = max(one["peak_mib"] for one in measured)
-    wrong = max(one["wrong"] for one in measured)
-    same = ""
-    if whole is not None and method in ("pyav", "needed groups"):
-        same = "yes" if all(one["digest"] == whole for one in measured) else "NO"
-    ratios = " | ".join(_ratio(method, base, rounds) for base in ("decord", "needed groups"))
-    return f"{len(measured)} | {cpu:.2f} | {ratios} | {peak:.0f} | {wrong} | {same}"
+def _typical(method: str, key: str, rounds: list[dict[str, Any]], form: str) -> str:
+    values = [methods[method][key] for methods in rounds if key in methods[method]]
+    if not values:
+        return "fails"
+    return form.format(statistics.median(values) if key == "cpu" else max(values))
 
 
 def _ratio(method: str, base: str, rounds: list[dict[str, Any]]) -> str:
-    """Median of the ratios within the rounds, with the least and the most where there are several."""
     ratios = [
         methods[method]["cpu"] / methods[base]["cpu"]
         for methods in rounds
-        if "cpu" in methods.get(method, {}) and "cpu" in methods.get(base, {})
+        if "cpu" in methods[method] and "cpu" in methods[base]
     ]
-    if not ratios or method == base:
-        return "1" if ratios else ""
+    if not ratios:
+        return ""
     spread = f" ({min(ratios):.2f}-{max(ratios):.2f})" if len(ratios) > 1 else ""
     return f"{statistics.median(ratios):.2f}{spread}"
+
+
+def _same(rounds: list[dict[str, Any]], whole: str | None) -> str:
+    """Whether the sparse reader's frames are, byte for byte, those of the whole file decoded."""
+    if whole is None:
+        return ""
+    return "yes" if all(methods["pyav"].get("digest") == whole for methods in rounds) else "NO"
 
 
 def main() -> None:
