@@ -39,6 +39,9 @@ def test_fewer_rows_than_a_batch(composed, videos):
 
     with pytest.raises(StopIteration):
         one_batch(13)
+    given = ["trainer.total_training_steps=2", "data.gen_batch_size=4"]
+    assert not list(data._numbers(dataclasses.replace(composed.case(*fault, *given), samples={"train": rows})))
+    assert one_batch(4)
     mended = composed.case(*fault, *overrides_of(finding.fix.replace(",", " ")))
     assert not bad(data._numbers(dataclasses.replace(mended, samples={"train": rows})))
     assert one_batch(mended.config.data.train_batch_size)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from doctor_setting import ACTOR, ROLLOUT, bad, only, overrides_of
 
-from verl_videomtr.verl_plugin.doctor import model
+from verl_videomtr.verl_plugin.doctor import lengths, model
 from verl_videomtr.verl_plugin.doctor.findings import Level
 
 pytest_plugins = ["doctor_setting"]
@@ -37,6 +37,7 @@ def test_a_model_without_a_processor(composed, checkpoint, tmp_path):
     case = composed.case(f"actor_rollout_ref.model.path={text_only}")
     finding = only(model.check_model(case), "model.processor")
     assert str(text_only) in finding.what
+    assert [judged.level for judged in lengths.check_lengths(case)] == [Level.NOTE]
     assert hf_processor(str(text_only)) is None
     assert hf_processor(str(checkpoint)) is not None
 

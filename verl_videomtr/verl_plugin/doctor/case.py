@@ -32,6 +32,8 @@ class Case:
     """(height, width) at which the videos that were opened are served."""
     model: Any = None
     """verl's HFModelConfig of the policy, where it could be loaded."""
+    is_model_refused: bool = False
+    """The policy's files are here, and cannot be used."""
     measured: Any = None
     """`model.Measured` lengths, where they could be measured."""
 

@@ -46,6 +46,8 @@ def check_versions(case: Case) -> Iterator[Finding]:
     own = _requirements(DISTRIBUTION, extra="").get("verl")
     wanted = {"verl": own} if own else {}
     wanted |= {name: found for name, found in _requirements("verl", extra="vllm").items() if name in PINNED}
+    if str(case.rollout.name) != "vllm":
+        wanted.pop("vllm", None)
     good = []
     for name, requirement in wanted.items():
         installed = _installed(name, stand_ins=case.is_cpu or case.elsewhere)

@@ -47,6 +47,9 @@ def check_lengths(case: Case) -> Iterator[Finding]:
     if not case.uses_own_loop:
         yield note("lengths", "the agent loop is not video_mtr: the lengths of its episodes are not known")
         return
+    if case.is_model_refused:
+        yield note("lengths", "not measured before the model's files are mended")
+        return
     needs = episodes(case)
     found = [*_prompt(case, needs), *_context(case, needs), *_response(case, needs), *_engine(case)]
     found += _micro_batches(case, needs)
@@ -217,7 +220,7 @@ def _micro_batches(case: Case, needs: Episodes) -> Iterator[Finding]:
         )
     if "ref" in case.sequence_parallel and case.get(f"{ref}.log_prob_use_dynamic_bsz"):
         limits.append(("ref", f"{ref}.log_prob_max_token_len_per_gpu", "the reference log-probabilities"))
-    if "critic" in case.sequence_parallel:
+    if "critic" in case.sequence_parallel and case.get("critic.fsdp.use_dynamic_bsz", True):
         # verl's V1 trainer fills the critic's micro-batches by this key, whatever the others of the critic say.
         limits.append(("critic", "critic.ppo_infer_max_token_len_per_gpu", "the critic's values"))
     for role, key, where in limits:

@@ -15,7 +15,7 @@ from typing import Any
 from omegaconf import OmegaConf, open_dict
 
 from verl_videomtr.verl_plugin.doctor.case import Case
-from verl_videomtr.verl_plugin.doctor.findings import Finding, Level, error, note, ok, warning
+from verl_videomtr.verl_plugin.doctor.findings import Finding, Level, counted, error, note, ok, warning
 from verl_videomtr.verl_plugin.doctor.rendering import Measured, Renderer, largest_size, measure_text, usual_size
 
 VERL_DEFAULT = "~/models/deepseek-llm-7b-chat"
@@ -27,10 +27,12 @@ def check_model(case: Case) -> Iterator[Finding]:
     path = str(case.get("actor_rollout_ref.model.path"))
     found = _load(case, "actor_rollout_ref.model")
     if isinstance(found, Finding):
+        case.is_model_refused = found.level is Level.ERROR
         yield found
         return
     model, complaint = found
     if model.processor is None:
+        case.is_model_refused = True
         yield error(
             "model.processor",
             f"actor_rollout_ref.model.path={path} has no multimodal processor that verl accepts ({complaint})",
@@ -50,6 +52,7 @@ def check_model(case: Case) -> Iterator[Finding]:
     try:
         yield from _measure(case)
     except Exception as failure:  # of the template, the builder or the processor: the agent loop's own calls
+        case.is_model_refused = True
         yield error(
             "model.template",
             f"the messages of an episode do not render with {path}: {type(failure).__name__}: {failure}",
@@ -263,7 +266,7 @@ def _grid(case: Case, measured: int, size: tuple[int, int]) -> Iterator[Finding]
             fix="bring videomtr.video.pool.min_pixels and max_pixels inside the processor's bounds",
         )
     else:
-        yield ok("frames.grid", f"{measured} visual tokens for a frame of {height}x{width} px")
+        yield ok("frames.grid", f"{counted(measured, 'visual token')} for a frame of {height}x{width} px")
 
 
 def _same_pixels(case: Case, renderer: Renderer, size: tuple[int, int]) -> Iterator[Finding]:
