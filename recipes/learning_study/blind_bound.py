@@ -124,7 +124,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         config = config_from_arguments(arguments)
         episode = EpisodeConfig(
-            pool_size=config.pool_size, frame_budget=arguments.frame_budget, max_turns=arguments.max_turns
+            pool_size=config.pool_size,
+            frame_budget=arguments.frame_budget,
+            max_turns=arguments.max_turns,
+            initial_frames=config.overview_frames,
         )
         bounds = compute_bounds(config, episode)
     except ValueError as error:

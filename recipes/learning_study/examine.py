@@ -22,7 +22,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from data_prep.synthetic import NeedleConfig, add_config_arguments, config_from_arguments, scene_bounds
 from recipes.learning_study.fast_policy import FastPolicy, picture_features
-from recipes.learning_study.lessons import Case, aimed_at, make_case, new_episode, overview_place, think
+from recipes.learning_study.lessons import FRAME_BUDGET, Case, aimed_at, make_case, new_episode, overview_place, think
 from recipes.learning_study.pictures import PictureBook, make_picture_book
 from recipes.learning_study.tiny_model import NOTHING
 from recipes.learning_study.transcript import Scribe, Transcript
@@ -72,7 +72,15 @@ COLUMNS = {
 }
 
 
-def examine(model, processor, config: NeedleConfig, *, num_cases: int, seed: int = 0) -> dict[str, dict[str, float]]:
+def examine(
+    model,
+    processor,
+    config: NeedleConfig,
+    *,
+    num_cases: int,
+    seed: int = 0,
+    frame_budget: int = FRAME_BUDGET,
+) -> dict[str, dict[str, float]]:
     """Measure every situation: situation -> column -> share; a share of nothing is left out."""
     book = make_picture_book(config, processor.image_processor, seed=seed + 1)
     scribe = Scribe(processor.tokenizer)
@@ -81,7 +89,7 @@ def examine(model, processor, config: NeedleConfig, *, num_cases: int, seed: int
     table = {}
     for situation in SITUATIONS:
         rng = random.Random(f"{HELD_OUT_SEED}/{seed}/{situation.name}")
-        rooms = [_enter(situation, config, scribe, book, rng) for _ in range(num_cases)]
+        rooms = [_enter(situation, config, scribe, book, rng, frame_budget) for _ in range(num_cases)]
         forced = [scribe.encode("<retrieve>")[0]] * num_cases if situation.force_retrieve else None
         generator = torch.Generator().manual_seed(seed)
         responses = policy.sample([room[2] for room in rooms], generator=generator, forced=forced)
@@ -93,11 +101,16 @@ def examine(model, processor, config: NeedleConfig, *, num_cases: int, seed: int
 
 
 def _enter(
-    situation: Situation, config: NeedleConfig, scribe: Scribe, book: PictureBook, rng: random.Random
+    situation: Situation,
+    config: NeedleConfig,
+    scribe: Scribe,
+    book: PictureBook,
+    rng: random.Random,
+    frame_budget: int,
 ) -> tuple[Case, Episode, Transcript]:
     """Play the script of a situation on a new case."""
     case = make_case(config, rng)
-    episode = new_episode(case, config, situation.max_turns)
+    episode = new_episode(case, config, situation.max_turns, frame_budget=frame_budget)
     transcript = Transcript(scribe, case.layout, book)
     observation = episode.reset()
     place, shape = overview_place(case, observation.frames), None
@@ -166,6 +179,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--num-cases", type=int, default=256)
+    parser.add_argument("--frame-budget", type=int, default=FRAME_BUDGET)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="also write the table here")
     add_config_arguments(parser)
@@ -173,7 +187,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     processor = AutoProcessor.from_pretrained(arguments.model)
     model = AutoModelForImageTextToText.from_pretrained(arguments.model, dtype=torch.float32)
     config = config_from_arguments(arguments)
-    table = examine(model, processor, config, num_cases=arguments.num_cases, seed=arguments.seed)
+    table = examine(
+        model,
+        processor,
+        config,
+        num_cases=arguments.num_cases,
+        seed=arguments.seed,
+        frame_budget=arguments.frame_budget,
+    )
     print_table(table)
     if arguments.json:
         arguments.json.write_text(json.dumps(table, indent=2) + "\n", encoding="utf-8")

@@ -26,12 +26,14 @@ from verl_videomtr.prompts import Prompts
 
 LETTERS = "ABCD"
 FRAME_BUDGET = 16
-"""B of the study: an overview of 8, then 4 per look at K_max = 3, 8 at K_max = 2."""
+"""B of an episode where nothing else is said; what the overview leaves is shared by the looks."""
 
 THOUGHT_KINDS = {1: "colour", 2: "place", 3: "sign"}
 """What a thought's tokens say, by their offset in the response."""
 SEEN_WEIGHT = 3.0
 """Weight of naming a sign that was seen: to say `nothing` is the easier half."""
+RANGE_WEIGHT = 3.0
+"""Weight of a range's index: ranges are rarer than thoughts."""
 RANGE_OFFSETS = (6, 8)
 """Offsets of a range's two indices in a response that retrieves."""
 TRIM = 5
@@ -113,10 +115,15 @@ def make_case(config: NeedleConfig, rng: random.Random) -> Case:
     )
 
 
-def new_episode(case: Case, config: NeedleConfig, max_turns: int) -> Episode:
+def new_episode(case: Case, config: NeedleConfig, max_turns: int, *, frame_budget: int = FRAME_BUDGET) -> Episode:
     """Open the episode that the agent loop would play on this case."""
     return Episode(
-        config=EpisodeConfig(pool_size=config.pool_size, frame_budget=FRAME_BUDGET, max_turns=max_turns),
+        config=EpisodeConfig(
+            pool_size=config.pool_size,
+            frame_budget=frame_budget,
+            max_turns=max_turns,
+            initial_frames=None if max_turns == 1 else config.overview_frames,
+        ),
         prompts=Prompts.load("tiny"),
         question=case.question,
         times_seconds=[slot + 0.5 for slot in range(config.pool_size)],
@@ -133,9 +140,18 @@ class Teacher:
         habits: the soft labels.
         scribe: text to ids.
         book: the pictures.
+        frame_budget: B of the scripted episodes.
     """
 
-    def __init__(self, config: NeedleConfig, habits: Habits, scribe: Scribe, book: PictureBook) -> None:
+    def __init__(
+        self,
+        config: NeedleConfig,
+        habits: Habits,
+        scribe: Scribe,
+        book: PictureBook,
+        *,
+        frame_budget: int = FRAME_BUDGET,
+    ) -> None:
         if config.needles_per_scene != 1:
             raise ValueError(
                 f"needles_per_scene={config.needles_per_scene}; expected 1: a thought of the tiny model names one sign"
@@ -144,11 +160,12 @@ class Teacher:
         self.habits = habits
         self.scribe = scribe
         self.book = book
+        self.frame_budget = frame_budget
 
     def lesson(self, rng: random.Random, *, max_turns: int, num_detours: int) -> Lesson:
         """Script one episode: `num_detours` looks or unusable messages, then an answer."""
         case = make_case(self.config, rng)
-        episode = new_episode(case, self.config, max_turns)
+        episode = new_episode(case, self.config, max_turns, frame_budget=self.frame_budget)
         lesson = Lesson(transcript=Transcript(self.scribe, case.layout, self.book))
         observation = episode.reset()
         assert observation is not None
@@ -244,7 +261,7 @@ class Teacher:
                     lesson.labels += [(position, encode(letter)[0], 0.25, "manner") for letter in LETTERS]
             elif retrieve in ids and offset in RANGE_OFFSETS:
                 if range_labelled:
-                    lesson.labels.append((position, token, 1.0, "range"))
+                    lesson.labels.append((position, token, RANGE_WEIGHT, "range"))
             elif offset in THOUGHT_KINDS:
                 kind = THOUGHT_KINDS[offset]
                 if kind == "sign" and seen:

@@ -13,6 +13,7 @@ import json
 import os
 import platform
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -169,6 +170,11 @@ def print_failure(folder: Path, code: int) -> None:
     print(f"the trainer stopped with exit code {code}; its log is {folder / 'train.log'}", file=sys.stderr)
 
 
+def interrupt(*_: object) -> None:
+    """End as at the keyboard, so that the trainer ends too."""
+    raise KeyboardInterrupt
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m recipes.learning_study.run", description=__doc__.splitlines()[0])
     parser.add_argument("variant", choices=study.VARIANTS)
@@ -188,6 +194,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         print(shell_command(command, trainer_environment(folder, "cpu")))
         return 0
+    signal.signal(signal.SIGTERM, interrupt)
     try:
         return make_run(
             arguments.variant,

@@ -8,14 +8,17 @@ Stopped at any point, the same command goes on where it was.
 from __future__ import annotations
 
 import argparse
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from recipes.demo.main import stop
 from recipes.learning_study import study
 from recipes.learning_study.record import RESULTS, RunRecord, is_complete
+from recipes.learning_study.run import interrupt
 
 
 def runs_left(results: Path = RESULTS, *, steps: int = study.STEPS) -> list[tuple[str, int]]:
@@ -55,9 +58,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"{len(study.ORDER) - len(left)} of {len(study.ORDER)} runs are complete", flush=True)
 
     def play(variant: str, seed: int) -> int:
-        command = [sys.executable, "-m", "recipes.learning_study.run", variant, "--seed", str(seed)]
-        return subprocess.run(command, check=False).returncode
+        process = subprocess.Popen([sys.executable, "-m", "recipes.learning_study.run", variant, "--seed", str(seed)])
+        try:
+            return process.wait()
+        finally:
+            stop(process, wait_seconds=120)  # the run ends its trainer first
 
+    signal.signal(signal.SIGTERM, interrupt)
     try:
         failed = sweep(left, play, seconds=60 * arguments.max_minutes)
     except KeyboardInterrupt:

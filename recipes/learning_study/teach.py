@@ -4,7 +4,7 @@
 
 Two base models come of it, alike but for their habits (`lessons.Habits`):
 
-- `study` answers at once: it retrieves in under 5% of the turns, whatever it has seen;
+- `study` answers at once: it retrieves in about 2% of the turns, whatever it has seen;
 - `demo` retrieves now and then, and more often where the question points, so that a few steps of training show.
 
     python -m recipes.learning_study.teach --base study --out DIR --seed 0
@@ -30,7 +30,7 @@ from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
 from data_prep import synthetic
 from data_prep.synthetic import NeedleConfig, add_config_arguments, config_from_arguments
 from recipes.learning_study.fast_policy import FastPolicy, picture_features
-from recipes.learning_study.lessons import Habits, Lesson, Teacher
+from recipes.learning_study.lessons import FRAME_BUDGET, Habits, Lesson, Teacher
 from recipes.learning_study.pictures import PictureBook, make_picture_book
 from recipes.learning_study.tiny_model import NOTHING, PICTURE_TOKEN, make_model, make_processor, save_checkpoint
 from recipes.learning_study.transcript import Scribe
@@ -38,6 +38,9 @@ from verl_videomtr.prompts import Prompts
 
 PLANS = ((3, 2, 6), (3, 1, 2), (2, 1, 2), (1, 0, 2))
 """(K_max, looks or unusable messages before the answer, weight) of a batch of lessons."""
+PRACTICE_RATE = 0.3
+"""Retrieval rate of all lessons but the last: a model that hardly ever sees the action would not learn when it is
+allowed, and reinforcement of it would spill onto last turns, where it is invalid."""
 REPORT_EVERY = 20
 TEACHING_MODULES = ("fast_policy", "lessons", "pictures", "teach", "tiny_model", "transcript")
 
@@ -47,21 +50,27 @@ class Course:
     """How long each part of the teaching lasts, and how fast it goes."""
 
     eye_steps: int = 100
-    steps: int = 240
+    steps: int = 180
+    settling_share: float = 0.25
+    """Of these, the last ones, whose lessons have the base's own retrieval rate; the others have PRACTICE_RATE."""
     batch_size: int = 40
     eye_lr: float = 2e-3
     lr: float = 2e-3
     warmup_steps: int = 40
+    frame_budget: int = FRAME_BUDGET
+    """B of the lessons' episodes."""
 
     def __post_init__(self) -> None:
         for name in ("eye_steps", "steps", "batch_size", "warmup_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}; expected at least 1")
+        if not 0 <= self.settling_share <= 1:
+            raise ValueError(f"settling_share={self.settling_share}; expected 0 to 1")
 
 
 BASES = {
-    "study": (Habits(rate=0.03, aim=0.3), Course()),
-    "demo": (Habits(rate=0.25, aim=0.5), Course(steps=220)),
+    "study": (Habits(rate=0.02, aim=0.4), Course(frame_budget=22)),
+    "demo": (Habits(rate=0.25, aim=0.5), Course()),
 }
 
 
@@ -95,7 +104,7 @@ def open_eyes(model: Qwen2_5_VLForConditionalGeneration, tokenizer, book: Pictur
 def train_on(
     model: Qwen2_5_VLForConditionalGeneration,
     book: PictureBook,
-    draw: Callable[[], list[Lesson]],
+    draw: Callable[[int], list[Lesson]],
     *,
     course: Course,
     report: Callable[[str], None],
@@ -103,7 +112,7 @@ def train_on(
     """Train the language model on lessons; the vision encoder stays as it is.
 
     Args:
-        draw: makes the lessons of a step.
+        draw: makes the lessons of a step, given its number.
         report: takes a line now and then: how often the likeliest token was the label, by kind of label.
     """
     with torch.no_grad():
@@ -113,7 +122,7 @@ def train_on(
     started = time.monotonic()
     hits: dict[str, list[bool]] = {}
     for step in range(1, course.steps + 1):
-        lessons = draw()
+        lessons = draw(step)
         labels = [(row, *label) for row, lesson in enumerate(lessons) for label in lesson.labels]
         rows, positions, tokens = (torch.tensor([label[i] for label in labels]) for i in range(3))
         weights = torch.tensor([label[3] for label in labels])
@@ -136,11 +145,16 @@ def teach(
     processor = make_processor()
     model = make_model(processor.tokenizer, seed=seed)
     book = make_picture_book(config, processor.image_processor, seed=seed)
-    teacher = Teacher(config, habits, Scribe(processor.tokenizer), book)
+    scribe = Scribe(processor.tokenizer)
+    practice, settling = (
+        Teacher(config, dataclasses.replace(habits, rate=rate), scribe, book, frame_budget=course.frame_budget)
+        for rate in (max(PRACTICE_RATE, habits.rate), habits.rate)
+    )
     rng = random.Random(f"{seed}/lessons")
     report(f"eyes: error {open_eyes(model, processor.tokenizer, book, course):.4f}")
 
-    def draw() -> list[Lesson]:
+    def draw(step: int) -> list[Lesson]:
+        teacher = practice if step <= (1 - course.settling_share) * course.steps else settling
         max_turns, num_detours, _ = rng.choices(PLANS, [plan[2] for plan in PLANS])[0]
         return [teacher.lesson(rng, max_turns=max_turns, num_detours=num_detours) for _ in range(course.batch_size)]
 
