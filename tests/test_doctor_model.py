@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -142,6 +145,37 @@ def test_heads_that_sequence_parallelism_does_not_divide(measured):
         apply_monkey_patch(make_model(make_processor().tokenizer, seed=0), ulysses_sp_size=3)
     mended = measured(*fault, *overrides_of(found[0].fix))
     assert not [f for f in bad(model._heads(mended)) if f"{ACTOR}." in f.what]
+
+
+def test_a_context_longer_than_the_model_s_positions(measured):
+    most = measured().model.hf_config.text_config.max_position_embeddings
+    fault = [f"{ROLLOUT}.max_model_len={most + 1}"]
+    finding = only(model._positions(measured(*fault)), "lengths.model")
+    assert not list(model._positions(measured(*fault, *overrides_of(finding.fix))))
+
+
+@pytest.mark.slow
+def test_verl_s_server_refuses_more_positions_than_the_model_has(checkpoint):
+    look = f"""
+from types import SimpleNamespace as Bare
+from transformers import AutoConfig
+from verl.workers.rollout.vllm_rollout.vllm_async_server import vLLMHttpServer
+server = getattr(vLLMHttpServer, "__ray_metadata__", None)
+server = server.modified_class if server else vLLMHttpServer
+model = Bare(hf_config=AutoConfig.from_pretrained({str(checkpoint)!r}))
+most = model.hf_config.text_config.max_position_embeddings
+for length in (most, most + 1):
+    config = Bare(max_model_len=length, enable_chunked_prefill=True, max_num_batched_tokens=1)
+    try:
+        server._validate_configs(Bare(model_config=model, config=config))
+        print("accepts", length - most)
+    except ValueError as error:
+        print("refuses", length - most, error)
+"""
+    environment = {**os.environ, "VERL_PLATFORM": "cpu"}
+    result = subprocess.run([sys.executable, "-c", look], env=environment, capture_output=True, text=True, timeout=300)
+    assert "accepts 0" in result.stdout, result.stderr[-2000:]
+    assert "refuses 1 max_model_len" in result.stdout
 
 
 def test_sequence_parallelism_with_padding(measured):
