@@ -38,7 +38,7 @@ def make_videos(folder: Path, count: int) -> list[str]:
     """Write `count` good videos and `NUM_CUT` cut ones; return their names and that of one that is not there."""
     names = [f"{i}.mp4" for i in range(count)]
     for i, name in enumerate(names):
-        write_video(folder / name, count=60 + i % 90)
+        write_video(folder / name, count=60 + i, size=(96, 128))  # Each another: equal files share a pool.
     for i in range(NUM_CUT):
         whole = (folder / names[i]).read_bytes()
         (folder / f"cut{i}.mp4").write_bytes(whole[: len(whole) * (i + 2) // (NUM_CUT + 2)])
@@ -82,22 +82,15 @@ def begin(folder: Path, cache: Path, workers: int, ray: bool) -> subprocess.Pope
 
 def kill_when_begun(process: subprocess.Popen[str], cache: Path, count: int) -> int:
     """Kill the run once `count` pools have been begun; return how many there are when all it started has ended."""
-    while sum(1 for _ in cache.glob("pools/*/*.pool")) < count and process.poll() is None:
-        time.sleep(0.002)
+    family: list[psutil.Process] = []
+    while (begun := sum(1 for _ in cache.glob("pools/*/*.pool"))) < count and process.poll() is None:
+        if begun < count // 2:
+            family = psutil.Process(process.pid).children(recursive=True)
+        time.sleep(0.005)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    for _ in range(600):  # Its children see that they are orphans and end; Ray's processes take some seconds.
-        if not any(_session(other) == process.pid for other in psutil.pids()):
-            break
-        time.sleep(0.1)
+    psutil.wait_procs(family, timeout=60)  # They see that they are orphans and end; Ray's take some seconds.
     return sum(1 for _ in cache.glob("pools/*/*.pool"))
-
-
-def _session(pid: int) -> int | None:
-    try:
-        return os.getsid(pid)
-    except ProcessLookupError:
-        return None
 
 
 def count_right_frames(folder: Path, cache: Path, videos: list[str]) -> tuple[int, int]:
