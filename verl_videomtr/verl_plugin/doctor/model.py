@@ -250,12 +250,22 @@ def _grid(case: Case, measured: int, size: tuple[int, int]) -> Iterator[Finding]
     vision = getattr(case.model.hf_config, "vision_config", None)
     patch, merge = getattr(vision, "patch_size", None), getattr(vision, "spatial_merge_size", None)
     height, width = size
-    if pool.size is None and patch and merge and patch * merge != pool.factor_px:
+    factor = patch * merge if patch and merge else pool.factor_px
+    why = "the processor resamples every frame once more, and no token count of the configuration holds"
+    if pool.size is None and factor != pool.factor_px:
         yield warning(
             "frames.grid",
-            f"frames are made for tokens of {pool.factor_px} px a side, the model's are of {patch * merge}",
-            why="the processor resamples every frame once more, and no token count of the configuration holds",
+            f"frames are made for tokens of {pool.factor_px} px a side, the model's are of {factor}",
+            why=why,
             fix=f"videomtr.video.pool.patch_px={patch} videomtr.video.pool.merge={merge}",
+        )
+    elif height % factor or width % factor:
+        sides = ",".join(str(max(1, round(side / factor)) * factor) for side in size)
+        yield warning(
+            "frames.grid",
+            f"frames of {height}x{width} px, the model's tokens are of {factor} px a side",
+            why=why,
+            fix=f"videomtr.video.pool.size=[{sides}]",
         )
     elif pool.size is None and measured != height * width // pool.factor_px**2:
         limits = getattr(case.model.processor.image_processor, "size", None)
