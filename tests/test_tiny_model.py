@@ -16,7 +16,7 @@ from recipes.learning_study.lessons import LETTERS, Habits, Teacher, make_case, 
 from recipes.learning_study.pictures import make_picture_book
 from recipes.learning_study.teach import BASES, Course, main, teach
 from recipes.learning_study.tiny_model import make_model, make_processor, save_checkpoint
-from recipes.learning_study.transcript import Scribe, Transcript
+from recipes.learning_study.transcript import NO_PICTURE, Scribe, Transcript
 from verl_videomtr.episode import EpisodeConfig
 from verl_videomtr.video.pool import PoolConfig, open_pool
 
@@ -193,6 +193,10 @@ def test_bounds_leave_room_only_for_policies_that_look_where_the_question_points
     assert bounds.uniform < 0.45
     assert bounds.one_aimed > 0.65
     assert bounds.all_aimed == pytest.approx(1.0)
+    study = EpisodeConfig(pool_size=128, frame_budget=22, max_turns=3, initial_frames=8)
+    bounds = compute_bounds(CONFIG, study)
+    assert (bounds.uniform, bounds.blind) == (pytest.approx(0.433, abs=1e-3), pytest.approx(0.452, abs=1e-3))
+    assert bounds.whole_scene > 0.85
 
 
 def test_bounds_by_hand():
@@ -225,7 +229,7 @@ def test_the_taught_models_read_the_needle_asked_for(base, config):
     torch.set_num_threads(2)
     habits, course = BASES[base]
     model, processor = teach(config, habits, course, seed=0, report=lambda line: None)
-    table = examine(model, processor, config, num_cases=128)
+    table = examine(model, processor, config, num_cases=128, frame_budget=course.frame_budget)
     assert table["overview"]["format ok"] > 0.95
     assert table["overview"]["place ok"] > 0.95
     assert table["overview"]["retrieves"] == pytest.approx(habits.rate, abs=0.12 if base == "demo" else 0.04)
@@ -233,6 +237,44 @@ def test_the_taught_models_read_the_needle_asked_for(base, config):
         assert table[order]["acc seen"] > 0.9
 
 
-def test_course_of_no_steps_is_refused():
-    with pytest.raises(ValueError, match="expected at least 1"):
+def test_course_that_cannot_be_held_is_refused():
+    with pytest.raises(ValueError, match="steps=0; expected at least 1"):
         Course(steps=0)
+    with pytest.raises(ValueError, match=r"settling_share=1\.5; expected 0 to 1"):
+        Course(settling_share=1.5)
+
+
+def test_words_find_their_pictures_before_any_lesson(processor, book):
+    """The untaught heads already attend to the picture of the colour that a thought names, more than to any other."""
+    model = make_model(processor.tokenizer, seed=0)
+    scribe = Scribe(processor.tokenizer)
+    words = model.get_input_embeddings().weight
+
+    def embed(word):
+        return words[scribe.encode(word)[0]]
+
+    # What `open_eyes` teaches the encoder to make of each picture.
+    features = torch.stack(
+        [embed(f" {c}") + embed(f" {s or 'nothing'}") + embed("<|image_pad|>") for c, s in book.keys]
+    )
+    model.set_attn_implementation("eager")
+    shares = []
+    for seed in range(12):
+        case = make_case(CONFIG, random.Random(seed))
+        transcript = transcript_of(case, (), scribe, book)
+        colour = scribe.encode(f" {case.colour}")[0]
+        ids = torch.tensor([[*transcript.ids, scribe.encode("<think>")[0], colour]])
+        pictures = torch.tensor([[*transcript.pictures, NO_PICTURE, NO_PICTURE]])
+        with torch.no_grad():
+            text = model.get_input_embeddings()(ids)
+            embeddings = torch.where((pictures >= 0)[..., None], features[pictures.clamp(min=0)], text)
+            positions = torch.arange(ids.shape[1]).expand(3, 1, -1)
+            output = model.model.language_model(
+                inputs_embeds=embeddings, position_ids=positions, use_cache=False, output_attentions=True
+            )
+        # The heads of the second key-value group of layer 1, from the colour of the thought.
+        attention = output.attentions[1][0, 2:, -1].mean(0)
+        right = torch.tensor([p >= 0 and book.keys[p][0] == case.colour for p in pictures[0].tolist()])
+        shares.append(float(attention[right].sum()))
+    # Of eight pictures and about forty other tokens, chance is some .02.
+    assert np.median(shares) > 0.5
