@@ -47,6 +47,8 @@ class Panel:
     level: float | None = None
     """A horizontal line, such as chance."""
     level_name: str = ""
+    level_name_at: str = "right"
+    """Which end of the line its name stands at: where the curves are not."""
 
 
 ACCURACY = Panel(
@@ -57,7 +59,13 @@ TRAINING_ACCURACY = Panel(
     title="accuracy in training", key="videomtr/episode/accuracy", level=0.25, level_name="chance"
 )
 TURNS = Panel(title="turns per episode", key="videomtr/episode/turns")
-RATE = Panel(title="retrieval rate of turns", key="videomtr/retrieval/rate_of_turns", level=0.5, level_name="threshold")
+RATE = Panel(
+    title="retrieval rate of turns",
+    key="videomtr/retrieval/rate_of_turns",
+    level=0.5,
+    level_name="no bonus above",
+    level_name_at="left",
+)
 REWARD = Panel(title="reward per episode", key="videomtr/reward/episode")
 BONUS = Panel(title="bonus of a retrieval", key="videomtr/bootstrap/bonus", smooth=False)
 HITS = Panel(title="retrievals that touch the needle", key="videomtr/retrieval/hit_rate")
@@ -111,8 +119,15 @@ def _draw_panel(axes: Axes, panel: Panel, runs: Sequence[Run]) -> None:
             axes.plot(steps, values, style, color=colour, marker=marker, markersize=4, label=label)
     if panel.level is not None:
         axes.axhline(panel.level, color="#999999", linewidth=0.8, linestyle=":")
-        axes.annotate(panel.level_name, (1, panel.level), xycoords=("axes fraction", "data"), ha="right", va="bottom",
-                      fontsize=8, color="#777777")  # fmt: skip
+        axes.annotate(
+            panel.level_name,
+            (0.01 if panel.level_name_at == "left" else 0.99, panel.level),
+            xycoords=("axes fraction", "data"),
+            ha=panel.level_name_at,
+            va="bottom",
+            fontsize=8,
+            color="#777777",
+        )
     axes.set_title(panel.title, fontsize=10)
     axes.set_xlabel("training step", fontsize=9)
     axes.set_ylim(bottom=0)
