@@ -89,6 +89,8 @@ def test_presets_do_not_mix():
             "turns_5",
             {
                 "videomtr.episode.max_turns": 5,
+                "data.max_prompt_length": 4096,
+                "actor_rollout_ref.rollout.prompt_length": 4096,
             },
         ),
         (
