@@ -51,6 +51,7 @@ def test_turn_rewards_need_ground_truth_in_some_row(grounded, ungrounded):
         launch(f"data.train_files={ungrounded}")
     launch(f"data.train_files={ungrounded}", "+videomtr/ablation=no_turn_reward")
     launch(f"data.train_files={ungrounded}", "reward.custom_reward_function.path=mine.py")
+    launch(f"data.train_files={ungrounded}", "+videomtr/loop=tool_agent")
 
 
 def test_files_that_cannot_be_seen_from_here_are_left_to_verl():

@@ -1,15 +1,17 @@
-"""A tiny model for the end-to-end test: it has never seen a picture, but keeps the format, retrieves and answers.
+"""A tiny model for the end-to-end test: pictures mean nothing to it, but it keeps the format, retrieves and answers.
 
     python tests/e2e/make_habitual_model.py OUT [MAX_TURNS]
 
 It is shown transcripts of real episodes, rendered by the real chat template, whose responses are drawn at random: a
 quarter of the video, or a letter, mostly A. So it is right in most cases where A is, which is all that the test needs.
+Frames are patches of any colour, so that real ones do not change its habits.
 """
 
 import random
 import sys
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from recipes.learning_study.tiny_model import make_model, make_processor, save_checkpoint
@@ -20,7 +22,17 @@ QUARTERS = ("0,15", "16,31", "32,47", "48,63")
 RETRIEVES = {3: (0.8, 0.5, 0.0), 6: (0.9, 0.9, 0.8, 0.8, 0.6, 0.0)}
 """Share of responses that retrieve, by turn, for each K_max."""
 INITIAL_FRAMES = {3: None, 6: 6}
-STEPS, BATCH_SIZE = 30, 16
+STEPS, WARMUP_STEPS, BATCH_SIZE, LR, NUM_PATCHES = 60, 10, 12, 4e-3, 64
+
+
+def see_patches(model, processor):
+    """Encode patches of colours drawn at random: (NUM_PATCHES, hidden_size)."""
+    colours = np.random.default_rng(0).integers(0, 256, (NUM_PATCHES, 1, 1, 3), dtype=np.uint8)
+    images = list(np.broadcast_to(colours, (NUM_PATCHES, 28, 28, 3)))
+    inputs = processor.image_processor(images=images, return_tensors="pt")
+    with torch.no_grad():
+        features = model.model.get_image_features(inputs["pixel_values"], inputs["image_grid_thw"]).pooler_output
+    return features if isinstance(features, torch.Tensor) else torch.cat(list(features))
 
 
 def make_transcript(rng, processor, prompts, max_turns):
@@ -68,18 +80,29 @@ def main(out, max_turns="3"):
     rng = random.Random(0)
     processor, prompts = make_processor(), Prompts.load("tiny")
     model = make_model(processor.tokenizer, seed=0)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.0)
+    patches = see_patches(model, processor)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LR, weight_decay=0.0)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min(1.0, (step + 1) / WARMUP_STEPS) * max(0.1, 1 - step / STEPS)
+    )
     for step in range(STEPS):
         rows = [make_transcript(rng, processor, prompts, int(max_turns)) for _ in range(BATCH_SIZE)]
         width = max(len(ids) for ids, _ in rows)
         ids = torch.tensor([row + [0] * (width - len(row)) for row, _ in rows])
         labels = torch.tensor([row + [-100] * (width - len(row)) for _, row in rows])
-        logits = model(input_ids=ids, attention_mask=(ids != 0).long()).logits[:, :-1]
+        embeddings = model.get_input_embeddings()(ids)
+        is_image = ids == model.config.image_token_id
+        embeddings[is_image] = patches[torch.randint(NUM_PATCHES, (int(is_image.sum()),))]
+        # A frame is one visual token, so positions count tokens on all three axes.
+        positions = torch.arange(ids.shape[1]).expand(3, len(ids), -1)
+        states = model.model.language_model(inputs_embeds=embeddings, position_ids=positions, use_cache=False)
+        logits = model.lm_head(states.last_hidden_state)[:, :-1]
         loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten())
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
+        scheduler.step()
         if step % 10 == 9:
             print(f"step {step + 1} loss {loss.item():.3f}", flush=True)
     save_checkpoint(Path(out), model, processor, {"kind": "habitual", "steps": STEPS, "max_turns": max_turns})

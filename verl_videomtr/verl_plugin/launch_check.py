@@ -12,6 +12,7 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
+from verl_videomtr.sample import AGENT_NAME
 from verl_videomtr.verl_plugin.checks import BONUS_ESTIMATOR, check_config, reward_config
 from verl_videomtr.verl_plugin.settings import load_settings
 
@@ -46,6 +47,8 @@ def check_launch(config: DictConfig) -> None:
 
 def _check_ground_truth(config: DictConfig) -> None:
     """Turn-level rewards compare frames with ground truth: without any in the data they would silently be zero."""
+    if OmegaConf.select(config, "actor_rollout_ref.rollout.agent.default_agent_loop") != AGENT_NAME:
+        return  # verl's own loops know no turn-level rewards
     reward = reward_config(config)
     if reward is None or reward.accuracy_only or not reward.turn_level:
         return
