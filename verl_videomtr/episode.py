@@ -10,7 +10,7 @@ import enum
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from verl_videomtr.actions import Action, Answer, Invalid, Retrieve, parse_action
+from verl_videomtr.actions import Action, Answer, Invalid, InvalidKind, Retrieve, parse_action
 from verl_videomtr.prompts import Prompts
 
 
@@ -259,7 +259,7 @@ class Episode:
         pending = self._check_open()
         is_last = len(self.turns) == self.config.max_turns - 1
         if is_last and isinstance(action, Retrieve):
-            action = Invalid("This was the last turn. Only an answer is allowed.")
+            action = Invalid("This was the last turn. Only an answer is allowed.", InvalidKind.LAST_TURN)
         returned: list[int] = []
         returned_iou = None
         if isinstance(action, Retrieve):

@@ -12,7 +12,7 @@ from typing import Any
 
 from PIL import Image
 
-from verl_videomtr.actions import Invalid, Retrieve, parse_range
+from verl_videomtr.actions import Invalid, InvalidKind, Retrieve, parse_range
 from verl_videomtr.episode import Episode, Observation
 from verl_videomtr.prompts import Prompts
 from verl_videomtr.sample import Sample, question_text, resolve_video
@@ -135,13 +135,13 @@ class ToolEpisode:
         numbers = (int,) if config.unit == "index" else (int, float)
         if len(ends) != 2 or not all(isinstance(end, numbers) and not isinstance(end, bool) for end in ends):
             kind = "whole numbers" if config.unit == "index" else "times in seconds"
-            return Invalid(f"The range could not be read. Give start and end as two {kind}.")
+            return Invalid(f"The range could not be read. Give start and end as two {kind}.", InvalidKind.RANGE)
         times = self.episode.times_seconds
         if not all(0 <= end < _LARGEST for end in ends):
             last = (
                 f"frame {len(times) - 1}" if config.unit == "index" else f"{self.episode.duration_seconds:.1f} seconds"
             )
-            return Invalid(f"The range leaves the video, which goes from 0 to {last}.")
+            return Invalid(f"The range leaves the video, which goes from 0 to {last}.", InvalidKind.RANGE)
         return parse_range(
             # Plain decimals: an exponent is no number of the tags' grammar.
             ",".join(f"{end:f}" if isinstance(end, float) else str(end) for end in ends),
