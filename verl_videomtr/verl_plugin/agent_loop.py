@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from itertools import groupby
 from typing import Any, ClassVar
+from uuid import uuid4
 
 import torch
 import transfer_queue as tq
@@ -43,6 +44,9 @@ TRAJECTORY_FIELD = "videomtr"
 
 ROW_FIELD = "videomtr_row"
 """Key of `extra_fields` for the row's number in its trajectory."""
+
+FRAMES_FIELD = "videomtr_frames"
+"""Key of `extra_fields` for what its worker's frame service has counted so far, with the worker's name."""
 
 
 class VideoMTROutput(AgentLoopOutput):
@@ -190,6 +194,7 @@ class VideoMTRAgentLoop(AgentLoopBase):
                     **play.server_fields,
                     TRAJECTORY_FIELD: trajectory.to_dict(),
                     ROW_FIELD: number,
+                    FRAMES_FIELD: {"worker": self.worker.name, "counted": self.worker.frames.metrics()},
                     "reward_extra_info": {**trajectory.numbers(), **score.numbers},
                 },
             )
@@ -261,6 +266,7 @@ class _WorkerState:
     """What the episodes of one worker process share: settings, frames, and the user's reward function, loaded once."""
 
     def __init__(self, config: DictConfig) -> None:
+        self.name = uuid4().hex
         self.settings = load_settings(config)
         check_config(config, self.settings)
         video = self.settings.video

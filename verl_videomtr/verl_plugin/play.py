@@ -15,6 +15,7 @@ import time
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
+import numpy as np
 from PIL import Image
 
 from verl_videomtr.episode import Episode, Observation
@@ -128,7 +129,7 @@ class Play:
             request_id=self.request_id,
             prompt_ids=row.ids,
             sampling_params={**self.sampling_params, "max_tokens": limit},
-            image_data=row.images,
+            image_data=self._as_sent(row.images),
         )
         self.seconds["generate"] += time.monotonic() - started
         self._merge_server_fields(output)
@@ -149,6 +150,12 @@ class Play:
         text = opening + tokenizer.decode(tokens, skip_special_tokens=True)
         row.messages = [*row.messages, {"role": "assistant", "content": text}]
         return text
+
+    def _as_sent(self, images: list[Image.Image]) -> list[Any]:
+        """Make of images what travels to the server: arrays, which Ray shares where it would pickle images."""
+        if self.loop.rollout_config.name != "vllm":
+            return images
+        return [np.asarray(image) for image in images]
 
     async def _show(self, observation: Observation) -> bool:
         """Append an observation with its images, or nothing at all if no response would fit behind it."""

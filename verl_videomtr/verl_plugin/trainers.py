@@ -13,7 +13,7 @@ import math
 import os
 import random
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -30,7 +30,7 @@ from verl.trainer.ppo.v1 import (
 
 from verl_videomtr.bootstrapping import ExplorationBootstrap, count_batch
 from verl_videomtr.trajectory import Trajectory, summarize
-from verl_videomtr.verl_plugin.agent_loop import LOST_PARTITION, ROW_FIELD, TRAJECTORY_FIELD
+from verl_videomtr.verl_plugin.agent_loop import FRAMES_FIELD, LOST_PARTITION, ROW_FIELD, TRAJECTORY_FIELD
 from verl_videomtr.verl_plugin.checks import BONUS_ESTIMATOR, check_config
 from verl_videomtr.verl_plugin.estimators import TrajectoryRow, batch_context, make_batch_context
 from verl_videomtr.verl_plugin.settings import load_settings
@@ -55,6 +55,8 @@ class VideoMTRMixin(PPOTrainer):
         with open_dict(config):
             config.trainer.v1.trainer_mode = self.base_mode
         self.bootstrap = ExplorationBootstrap(self.videomtr.bootstrap)
+        self._frames_counted: dict[str, dict[str, float]] = {}
+        self._frames_before = Counter[str]()
         self._recent: deque[tuple[int, int]] = deque(maxlen=WATCHED_STEPS)
         super().__init__(config)
 
@@ -122,9 +124,11 @@ class VideoMTRMixin(PPOTrainer):
     def _compute_advantage(self, batch: Any, metrics: dict) -> Any:
         fields = ["extra_fields", "response_mask"] + (["values"] if self.use_critic else [])
         data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=fields)
-        rows = self._real_rows(batch, data.pop("extra_fields").tolist())
+        extra_fields = data.pop("extra_fields").tolist()
+        rows = self._real_rows(batch, extra_fields)
         trajectories = [row.trajectory for row in rows if row.number == 0]
         self._report(trajectories, metrics)
+        self._report_frames([extra_fields[row.place][FRAMES_FIELD] for row in rows], metrics)
         if self.config.algorithm.adv_estimator != BONUS_ESTIMATOR:
             return super()._compute_advantage(batch, metrics)
         bonus = self._bootstrap(trajectories, metrics)
@@ -184,6 +188,20 @@ class VideoMTRMixin(PPOTrainer):
         if self.videomtr.dump.dir:
             self._dump(trajectories, Path(self.videomtr.dump.dir))
         metrics["videomtr/seconds/report"] = time.monotonic() - started
+
+    def _report_frames(self, reports: Sequence[dict[str, Any]], metrics: dict) -> None:
+        """Log what the workers' frame services did since the step before; each report counts from a worker's start."""
+        for report in reports:
+            latest = self._frames_counted.setdefault(report["worker"], {})
+            for name, count in report["counted"].items():
+                is_level = name.endswith("open_pools")
+                latest[name] = count if is_level else max(count, latest.get(name, 0.0))
+        now = Counter[str]()
+        for latest in self._frames_counted.values():
+            now.update(latest)
+        for name, count in now.items():
+            metrics[name] = count - (0.0 if name.endswith("open_pools") else self._frames_before[name])
+        self._frames_before = now
 
     def _dump(self, trajectories: Sequence[Trajectory], directory: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True)
