@@ -58,12 +58,12 @@ def replace_fields(sample: Sample, **changes) -> Sample:
     return Sample(**{**values, **changes})
 
 
-def environment_of(run: Path) -> dict[str, str]:
-    """The variables of a run; the probe is loaded beside the plugin and records what passes through the trainer."""
+def environment_of(run: Path, probe: str = "videomtr_probe") -> dict[str, str]:
+    """The variables of a run; `probe`, a module in tests/e2e, is loaded beside the plugin and records what passes."""
     return {
         **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(ROOT / "tests" / "e2e"), os.environ.get("PYTHONPATH", "")]),
-        "VERL_USE_EXTERNAL_MODULES": "verl_videomtr.verl_plugin.register,videomtr_probe",
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests" / "e2e"), os.environ.get("PYTHONPATH", "")]),
+        "VERL_USE_EXTERNAL_MODULES": f"verl_videomtr.verl_plugin.register,{probe}",
         "VIDEOMTR_PROBE_DIR": str(run),
         "VERL_FILE_LOGGER_PATH": str(run / f"metrics_{len(list(run.glob('metrics_*')))}.jsonl"),
         "VERL_PLATFORM": "cpu",

@@ -11,12 +11,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from e2e_trainer import CACHE, ROOT, environment_of
 
 from verl_videomtr.gae import assign_credit
 from verl_videomtr.sample import Sample, read_rows, write_rows
-
-ROOT = Path(__file__).parents[1]
-CACHE = ROOT / ".cache" / "tests"
 
 
 def build_model(script: str) -> Path:
@@ -59,23 +57,7 @@ def train(run: Path, *overrides: str, data: Path, model: Path, probe: str, timeo
     """
     run.mkdir(parents=True, exist_ok=True)
     number = len(list(run.glob("train_*.log")))
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests" / "e2e"), os.environ.get("PYTHONPATH", "")]),
-        "VERL_USE_EXTERNAL_MODULES": f"verl_videomtr.verl_plugin.register,{probe}",
-        "VIDEOMTR_PROBE_DIR": str(run),
-        "VERL_FILE_LOGGER_PATH": str(run / f"metrics_{number}.jsonl"),
-        "VERL_PLATFORM": "cpu",
-        "HF_HUB_OFFLINE": "1",
-        "HYDRA_FULL_ERROR": "1",
-        "TORCHDYNAMO_DISABLE": "1",
-        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-        "VLLM_NO_USAGE_STATS": "1",
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_worker_niceness": "0",
-        "PYTHONDONTWRITEBYTECODE": "",
-        "OMP_NUM_THREADS": "2",
-    }
+    environment = environment_of(run, probe)
     command = [
         sys.executable, "-m", "verl.trainer.main_ppo",
         f"data.train_files={data / 'train.parquet'}", f"data.val_files={data / 'val.parquet'}", "data.shuffle=false",
