@@ -1,7 +1,7 @@
 """`video_mtr_separate_async` as far as one process goes: verl's trainer object, and what verl refuses it.
 
-verl ships engines for moving weights to other devices for GPUs, NPUs and RDMA only (verl/checkpoint_engine); whole steps,
-with an engine of the tests' own, are in test_async_modes.py.
+verl ships engines for moving weights to other devices for GPUs, NPUs and RDMA only (verl/checkpoint_engine); whole
+steps, with an engine of the tests' own, are in test_async_modes.py.
 """
 
 from __future__ import annotations
