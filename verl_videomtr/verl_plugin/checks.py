@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from verl_videomtr.budget import TextTokens, largest_frame_tokens, round_up
 from verl_videomtr.rewards import RewardConfig
 from verl_videomtr.sample import AGENT_NAME
+from verl_videomtr.verl_plugin.compose import check_group_names
 from verl_videomtr.verl_plugin.settings import Settings, check_types
 
 BONUS_ESTIMATOR = "bi_level_gae"
 """The one estimator that reads the critic's values and pays the exploration bonus."""
 ROW_AWARE_ESTIMATORS = (BONUS_ESTIMATOR, "grpo")
 """Estimators that take several rows for one trajectory; verl's own GRPO is the only other one."""
-ANNOUNCEMENT_TOKENS = 20
-"""Text that goes with one frame, rounded up."""
-MESSAGE_TOKENS = 600
-"""Text of one message beside its frames, rounded up."""
 
 
 def check_config(config: DictConfig, settings: Settings) -> None:
     """Raise ValueError for the first contradiction; the message names the override that mends it."""
-    _check_groups(config)
+    check_group_names(config)
     _check_credit(config, settings)
     _check_window(config, settings)
     _check_lengths(config, settings)
@@ -36,24 +33,6 @@ def check_config(config: DictConfig, settings: Settings) -> None:
             f"videomtr.video.root={root!r} is no directory on the trainer's machine; expected one that it and all "
             "agent-loop workers see; set videomtr.video.root to the folder of the videos, or to null where the rows "
             "hold absolute paths"
-        )
-
-
-def _check_groups(config: DictConfig) -> None:
-    """A group that does not exist is no error to Hydra: `+a/b=c` then adds a key of the name `a/b`."""
-    wrong = [str(key) for key in config if "/" in str(key)]
-    if wrong:
-        folder = resources.files("verl_videomtr.conf").joinpath("videomtr")
-        choices = sorted(
-            f"+videomtr/{group.name}={file.name.removesuffix('.yaml')}"
-            for group in folder.iterdir()
-            if group.is_dir()
-            for file in group.iterdir()
-            if file.name.endswith(".yaml")
-        )
-        raise ValueError(
-            f"the override +{wrong[0]}={config[wrong[0]]} chose no configuration group; expected +videomtr=paper or "
-            f"one of {', '.join(choices)}; correct its name"
         )
 
 
@@ -101,15 +80,11 @@ def _check_window(config: DictConfig, settings: Settings) -> None:
 
 def _check_lengths(config: DictConfig, settings: Settings) -> None:
     pool, episode = settings.video.pool, settings.episode
-    if pool.size is None:
-        tokens = pool.max_pixels // pool.factor_px**2
-    else:
-        height, width = (max(1, round(side / pool.factor_px)) for side in pool.size)
-        tokens = height * width
+    tokens, text = largest_frame_tokens(pool), TextTokens()
     frames = min(episode.overview_frames, episode.pool_size)
     prompt, response = config.data.max_prompt_length, config.data.max_response_length
     if frames * tokens >= prompt:
-        needed = -(-(frames * (tokens + ANNOUNCEMENT_TOKENS) + MESSAGE_TOKENS) // 256) * 256
+        needed = round_up(frames * (tokens + text.frame) + text.instructions + text.message)
         raise ValueError(
             f"an overview of {frames} frames of up to {tokens} visual tokens does not fit "
             f"data.max_prompt_length={prompt}; expected more than {frames * tokens} tokens, and room for the text; "

@@ -46,7 +46,7 @@ def compose(overrides: Sequence[str], *, config_name: str = CONFIG_NAME) -> Dict
         config = _compose(overrides, config_name)
     except CompactHydraException as error:
         raise ComposeError(_explain(error, overrides, config_name)) from error
-    _check_group_names(config)
+    check_group_names(config)
     try:
         # As verl does before its trainer starts; a copy, since a caller may want the interpolations.
         OmegaConf.to_container(config, resolve=True)
@@ -139,7 +139,7 @@ def _explain_key(key: str, overrides: Sequence[str], config_name: str) -> str:
     return f"there is no key {key}; expected an existing one; {meant} (+{key}=... adds a key that nothing may read)"
 
 
-def _check_group_names(config: DictConfig) -> None:
+def check_group_names(config: DictConfig) -> None:
     """A group that does not exist is no error to Hydra: `+a/b=c` then adds a key of the name `a/b`."""
     for key in map(str, config):
         if "/" in key:
