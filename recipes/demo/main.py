@@ -21,6 +21,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -245,6 +246,11 @@ def trainer_environment(run: Path, device: str) -> dict[str, str]:
 
 def follow_steps(metrics: Path, process: subprocess.Popen) -> Iterator[str]:
     """Yield a readable line for each line that verl's file logger has written, until the process ends."""
+    return (str(StepLine.of(entry)) for entry in follow_entries(metrics, process))
+
+
+def follow_entries(metrics: Path, process: subprocess.Popen) -> Iterator[dict[str, Any]]:
+    """Yield each whole line that verl's file logger has written, decoded, until the process ends."""
     position = 0
     while True:
         ended = process.poll() is not None
@@ -255,7 +261,7 @@ def follow_steps(metrics: Path, process: subprocess.Popen) -> Iterator[str]:
                     if not raw.endswith(b"\n"):
                         break
                     position += len(raw)
-                    yield str(StepLine.of(json.loads(raw)))
+                    yield json.loads(raw)
         if ended:
             return
         time.sleep(1)

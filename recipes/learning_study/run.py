@@ -23,7 +23,14 @@ from pathlib import Path
 from typing import Any
 
 from data_prep import synthetic
-from recipes.demo.main import SHARED_MEMORY, remove_orphaned_segments, shell_command, stop, trainer_environment
+from recipes.demo.main import (
+    SHARED_MEMORY,
+    follow_entries,
+    remove_orphaned_segments,
+    shell_command,
+    stop,
+    trainer_environment,
+)
 from recipes.demo.summary import StepLine
 from recipes.learning_study import study, teach
 from recipes.learning_study.record import RESULTS, RecordError, RunRecord, Start, plan_start
@@ -116,20 +123,7 @@ def follow(metrics: Path, process: subprocess.Popen) -> Iterator[dict[str, Any]]
     """Yield what verl's file logger writes from now on, until the process ends."""
     # The logger empties the file of an earlier attempt when it starts, minutes from now.
     metrics.unlink(missing_ok=True)
-    position = 0
-    while True:
-        ended = process.poll() is not None
-        if metrics.exists():
-            with open(metrics, "rb") as file:
-                file.seek(position)
-                for raw in file:
-                    if not raw.endswith(b"\n"):
-                        break
-                    position += len(raw)
-                    yield json.loads(raw)
-        if ended:
-            return
-        time.sleep(1)
+    yield from follow_entries(metrics, process)
 
 
 def finish(record: RunRecord, folder: Path, steps: int) -> None:
