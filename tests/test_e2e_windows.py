@@ -20,10 +20,13 @@ from verl_videomtr.gae import bi_level_gae
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
 
 MAX_TURNS, WINDOW, BATCH = 6, 2, 8
+LAM_TURN = 0.9
 WINDOWS = (
     f"videomtr.episode.max_turns={MAX_TURNS}",
     f"videomtr.episode.window={WINDOW}",
     "videomtr.episode.initial_frames=6",
+    # Below 1 the values of later turns stay in the sum, so rows matter to each other in any batch, rewarded or not.
+    f"videomtr.credit.lam_turn={LAM_TURN}",
 )
 
 
@@ -134,12 +137,11 @@ def test_rewards_and_credit_cross_rows(run):
             torch.testing.assert_close(rewards, expected)
         keys = [row["key"].rsplit("_", 1)[0] for row in step["rows"]]
         mask = (turn_ids >= 0).long()
-        advantages, returns = bi_level_gae(
-            step["rewards"] + step["bonus"], step["values"], mask, turn_ids, trajectory_ids=keys
-        )
+        batch = (step["rewards"] + step["bonus"], step["values"], mask, turn_ids)
+        advantages, returns = bi_level_gae(*batch, trajectory_ids=keys, lam_turn=LAM_TURN)
         torch.testing.assert_close(step["advantages"], advantages)
         torch.testing.assert_close(step["returns"], returns)
-        apart, _ = bi_level_gae(step["rewards"] + step["bonus"], step["values"], mask, turn_ids)
+        apart, _ = bi_level_gae(*batch, lam_turn=LAM_TURN)
         assert not torch.allclose(apart, advantages), "the rows' turns have nothing to do with each other"
 
 
