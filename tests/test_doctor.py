@@ -16,6 +16,7 @@ from doctor_setting import ACTOR, ROLLOUT, bad, only, overrides_of
 from verl_videomtr.sample import read_rows, write_rows
 from verl_videomtr.verl_plugin.doctor import agreement, batches, installation, lengths, machine
 from verl_videomtr.verl_plugin.doctor.findings import Level, as_json, exit_code, ok, summary
+from verl_videomtr.verl_plugin.plug_points import PLUG_POINTS
 
 pytest_plugins = ["doctor_setting"]
 
@@ -89,6 +90,16 @@ def test_another_verl_is_an_error(healthy, tmp_path, monkeypatch):
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: verl\nVersion: 0.10.0\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     assert "verl 0.10.0" in only(installation.check_versions(healthy), "install.versions").what
+
+
+def test_a_verl_whose_inside_differs(healthy):
+    point = dataclasses.replace(PLUG_POINTS[0], name="no_such_function")
+    finding = only(
+        installation.check_plug_points(healthy, [point, *PLUG_POINTS[1:]]), "install.plug_points", Level.WARNING
+    )
+    assert f"{point.file}:no_such_function is not there" in finding.what
+    assert "'verl<0.10,>=0.9.1'" in finding.fix
+    assert not bad(installation.check_plug_points(healthy))
 
 
 def test_the_cpu_build_of_vllm_does_not_serve_gpus(composed):

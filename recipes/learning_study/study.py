@@ -22,7 +22,7 @@ FRAME_BUDGET = 22
 """B: an overview of 8, then 7 a look."""
 BATCH = 32
 """Trajectories of a step."""
-STEPS = 160
+STEPS = 80
 TEST_EVERY = 20
 SAVE_EVERY = 20
 
@@ -32,7 +32,8 @@ COMMON = (
     "videomtr.episode.initial_frames=8",
     "videomtr.episode.pool_size=128",
     # At 5e-4 and without a KL term the noise of a few steps erased what the thoughts had been taught.
-    "actor_rollout_ref.actor.optim.lr=2e-4",
+    "actor_rollout_ref.actor.optim.lr=3e-4",
+    "critic.optim.lr=1e-3",
     "actor_rollout_ref.actor.use_kl_loss=true",
     "actor_rollout_ref.actor.kl_loss_coef=0.05",
     "actor_rollout_ref.actor.kl_loss_type=low_var_kl",
@@ -138,6 +139,8 @@ def run_command(
         f"data.train_files={(data / 'train.parquet').resolve()}",
         f"data.val_files={(data / 'val.parquet').resolve()}",
         f"videomtr.video.root={data.resolve()}",
+        # Frames are decoded by the first run that asks for them; the others read the same bytes.
+        f"videomtr.video.cache.dir={(data / 'pools').resolve()}",
         f"actor_rollout_ref.model.path={base.resolve()}",
         f"critic.model.path={base.resolve()}",
         f"videomtr.dump.dir={(folder / 'trajectories').resolve()}",

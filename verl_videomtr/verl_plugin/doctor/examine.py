@@ -46,6 +46,7 @@ def examine(overrides: Sequence[str], *, elsewhere: bool = False, fresh: bool = 
 def _checks(process: object) -> list[Callable[[Case], Iterator[Finding]]]:
     return [
         installation.check_versions,
+        installation.check_plug_points,
         installation.check_platform,
         agreement.check_agreement,
         batches.check_batches,

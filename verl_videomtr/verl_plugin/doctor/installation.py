@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib import metadata
 
 from packaging.requirements import Requirement
@@ -13,6 +13,8 @@ from packaging.version import Version
 
 from verl_videomtr.verl_plugin.doctor.case import Case
 from verl_videomtr.verl_plugin.doctor.findings import Finding, error, note, ok, warning
+from verl_videomtr.verl_plugin.drift import find_problems, supported_range
+from verl_videomtr.verl_plugin.plug_points import PLUG_POINTS, PlugPoint
 
 DISTRIBUTION = "verl_videomtr"
 REGISTER = "verl_videomtr.verl_plugin.register"
@@ -71,6 +73,22 @@ def check_versions(case: Case) -> Iterator[Finding]:
             good.append(f"{installed[0]} {installed[1]}")
     if len(good) == len(wanted):
         yield ok("install.versions", ", ".join(good))
+
+
+def check_plug_points(case: Case, points: Iterable[PlugPoint] = PLUG_POINTS) -> Iterator[Finding]:
+    """The installed verl still has, inside, what the plugin reaches into: a patched build may have the right version."""
+    points = tuple(points)
+    problems = find_problems(points)
+    for problem in problems:
+        # Not an error: a run may never come by the place.
+        yield warning(
+            "install.plug_points",
+            problem.partition("; expected ")[0],
+            why="that module may fail or do nothing",
+            fix=f"pip install --force-reinstall --no-deps 'verl{supported_range()}'",
+        )
+    if not problems:
+        yield ok("install.plug_points", f"{len(points)} places inside verl are what the plugin was built on")
 
 
 def check_registration(case: Case, fresh: subprocess.Popen | None) -> Iterator[Finding]:
