@@ -51,7 +51,7 @@ def make_run(variant: str, seed: int, *, steps: int = study.STEPS, results: Path
     print(f"{name}: {start.note}", flush=True)
     if start.complete:
         return 0
-    data, base = prepare()
+    data, base = prepare(study.VARIANTS[variant].base_rate)
     settings = {
         "variant": variant,
         "seed": seed,
@@ -82,13 +82,14 @@ def make_run(variant: str, seed: int, *, steps: int = study.STEPS, results: Path
     return 0
 
 
-def prepare() -> tuple[Path, Path]:
+def prepare(base_rate: float | None = None) -> tuple[Path, Path]:
     """Make videos and base model where they are missing; return their folders."""
     digest = hashlib.sha256(Path(synthetic.__file__).read_bytes())
     digest.update(" ".join(study.data_command(Path())[1:]).encode())
     data = CACHE / f"data_{digest.hexdigest()[:10]}"
-    base = CACHE / f"base_{teach.sources_digest()[:10]}"
-    for command in (study.data_command(data), study.base_command(base)):
+    suffix = "" if base_rate is None else f"_rate{base_rate:g}"
+    base = CACHE / f"base_{teach.sources_digest()[:10]}{suffix}"
+    for command in (study.data_command(data), study.base_command(base, base_rate)):
         subprocess.run(command, check=True, cwd=ROOT)
     return data, base
 

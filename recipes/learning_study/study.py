@@ -51,6 +51,8 @@ class Variant:
     """What it is, in words."""
     group_size: int = 1
     """Trajectories of one question; the step's trajectories stay BATCH."""
+    base_rate: float | None = None
+    """Retrieval rate that the base model was taught; None: the study's base."""
 
 
 NO_BONUS = "videomtr.bootstrap.enabled=false"
@@ -61,6 +63,11 @@ VARIANTS: dict[str, Variant] = {
     "no_gate": Variant(overrides=(f"{REWARD}.gate=none",), says="turn rewards are paid whatever the answer"),
     "no_turn_reward": Variant(overrides=(f"{REWARD}.turn_level=false",), says="no reward for the frames found"),
     "no_bootstrapping": Variant(overrides=(NO_BONUS,), says="no exploration bonus"),
+    "no_bootstrapping_from_10": Variant(
+        overrides=(NO_BONUS,),
+        says="no exploration bonus, from a base that was taught to retrieve in a tenth of its turns",
+        base_rate=0.1,
+    ),
     "single_turn": Variant(
         overrides=("videomtr.episode.max_turns=1", "videomtr.episode.initial_frames=null", NO_BONUS),
         says="PPO on one look at the whole frame budget",
@@ -87,6 +94,7 @@ ORDER: tuple[tuple[str, int], ...] = (
     ("plain_gae", 0),
     ("literal_credit", 0),
     ("grpo", 0),
+    ("no_bootstrapping_from_10", 0),
     ("no_turn_reward", 1),
 )
 """(variant, seed) of every run of the sweep, most telling first."""
@@ -102,10 +110,10 @@ def data_command(out: Path) -> list[str]:
     return [sys.executable, "-m", "data_prep.synthetic", "--out", str(out), "--seed", str(DATA_SEED), *TASK, *rows]
 
 
-def base_command(out: Path) -> list[str]:
-    """Make the base model."""
+def base_command(out: Path, rate: float | None = None) -> list[str]:
+    """Make a base model; `rate` is a variant's base_rate."""
     command = [sys.executable, "-m", "recipes.learning_study.teach", "--base", "study", "--out", str(out)]
-    return [*command, "--seed", str(BASE_SEED), *TASK]
+    return [*command, "--seed", str(BASE_SEED), *TASK, *(() if rate is None else ("--rate", str(rate)))]
 
 
 def overrides_of(variant: str, seed: int, *, steps: int = STEPS) -> list[str]:
