@@ -76,7 +76,7 @@ def check_versions(case: Case) -> Iterator[Finding]:
 
 
 def check_plug_points(case: Case, points: Iterable[PlugPoint] = PLUG_POINTS) -> Iterator[Finding]:
-    """The installed verl still has, inside, what the plugin reaches into: a patched build may have the right version."""
+    """What the plugin reaches into is there: a patched verl may have the right version and another inside."""
     points = tuple(points)
     problems = find_problems(points)
     for problem in problems:
