@@ -42,13 +42,13 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory, base_model: Path, data: Path) -> Path:
-    """Two steps of two mini-batches each."""
+    """Two steps of two mini-batches each, played by two agent-loop workers."""
     folder = tmp_path_factory.mktemp("run")
     train(
         folder, base_model, data, *WINDOWS,
         f"data.train_batch_size={BATCH}", f"actor_rollout_ref.actor.ppo_mini_batch_size={BATCH // 2}",
         f"critic.ppo_mini_batch_size={BATCH // 2}", "trainer.total_training_steps=2", "trainer.resume_mode=disable",
-        "trainer.save_freq=2",
+        "trainer.save_freq=2", "actor_rollout_ref.rollout.agent.num_workers=2",
     )  # fmt: skip
     return folder
 
