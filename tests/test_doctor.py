@@ -159,6 +159,19 @@ def test_fewer_gpus_than_asked_for(measured, monkeypatch):
     assert [finding.level for finding in machine._gpus(case)] == [Level.NOTE]
 
 
+def test_resources_named_to_a_cluster_that_is_up(measured, monkeypatch):
+    import ray
+
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    finding = only(machine._cluster(measured()), "machine.cluster")  # +videomtr/device=cpu names some
+    assert finding.fix == "ray_kwargs.ray_init.num_cpus=null ray_kwargs.ray_init.num_gpus=null"
+    with pytest.raises(ValueError, match="num_cpus and num_gpus must not be provided"):
+        ray.init(num_cpus=16)
+    assert not list(machine._cluster(measured(*overrides_of(finding.fix))))
+    monkeypatch.delenv("RAY_ADDRESS")
+    assert not list(machine._cluster(measured()))
+
+
 def test_weights_larger_than_their_bucket(measured):
     # By its file: the package around it insists on a vLLM for GPUs.
     package = Path(importlib.util.find_spec("verl.workers.rollout").origin).parent

@@ -24,7 +24,8 @@ COLOURS = {
     "full": "#0072b2",
     "single_turn": "#555555",
     "no_bootstrapping": "#e69f00",
-    "no_bootstrapping_from_10": "#f0c000",
+    "full_rare": "#003f7f",
+    "no_bootstrapping_rare": "#8c5a00",
     "no_gate": "#d55e00",
     "no_turn_reward": "#009e73",
     "plain_gae": "#cc79a7",
@@ -75,7 +76,10 @@ FIGURES: dict[str, tuple[tuple[str, ...], tuple[Panel, ...]]] = {
     "full": (("full",), (ACCURACY, HELD_OUT_IOU, TURNS, RATE, HITS, BONUS)),
     "single_turn": (("full", "single_turn"), (ACCURACY, TRAINING_ACCURACY)),
     "no_gate": (("full", "no_gate"), (REWARD, TURNS, TRAINING_ACCURACY, ACCURACY)),
-    "no_bootstrapping": (("full", "no_bootstrapping", "no_bootstrapping_from_10"), (TURNS, RATE, ACCURACY)),
+    "no_bootstrapping": (
+        ("full", "no_bootstrapping", "full_rare", "no_bootstrapping_rare"),
+        (TURNS, RATE, ACCURACY),
+    ),
     "no_turn_reward": (("full", "no_turn_reward"), (ACCURACY, TRAINING_ACCURACY, HELD_OUT_IOU)),
     "credit": (("full", "plain_gae", "literal_credit", "grpo"), (ACCURACY, TRAINING_ACCURACY, TURNS)),
 }

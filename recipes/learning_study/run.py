@@ -51,7 +51,7 @@ def make_run(variant: str, seed: int, *, steps: int = study.STEPS, results: Path
     print(f"{name}: {start.note}", flush=True)
     if start.complete:
         return 0
-    data, base = prepare(study.VARIANTS[variant].base_rate)
+    data, base = prepare(study.VARIANTS[variant].base_options)
     settings = {
         "variant": variant,
         "seed": seed,
@@ -82,14 +82,14 @@ def make_run(variant: str, seed: int, *, steps: int = study.STEPS, results: Path
     return 0
 
 
-def prepare(base_rate: float | None = None) -> tuple[Path, Path]:
+def prepare(base_options: Sequence[str] = ()) -> tuple[Path, Path]:
     """Make videos and base model where they are missing; return their folders."""
     digest = hashlib.sha256(Path(synthetic.__file__).read_bytes())
     digest.update(" ".join(study.data_command(Path())[1:]).encode())
     data = CACHE / f"data_{digest.hexdigest()[:10]}"
-    suffix = "" if base_rate is None else f"_rate{base_rate:g}"
+    suffix = "".join(f"_{option.strip('-')}" for option in base_options)
     base = CACHE / f"base_{teach.sources_digest()[:10]}{suffix}"
-    for command in (study.data_command(data), study.base_command(base, base_rate)):
+    for command in (study.data_command(data), study.base_command(base, base_options)):
         subprocess.run(command, check=True, cwd=ROOT)
     return data, base
 

@@ -51,11 +51,12 @@ class Variant:
     """What it is, in words."""
     group_size: int = 1
     """Trajectories of one question; the step's trajectories stay BATCH."""
-    base_rate: float | None = None
-    """Retrieval rate that the base model was taught; None: the study's base."""
+    base_options: tuple[str, ...] = ()
+    """Options of `teach` for a base model other than the study's."""
 
 
 NO_BONUS = "videomtr.bootstrap.enabled=false"
+RARE = ("--rate", "0.002", "--aim", "0")
 REWARD = "+reward.custom_reward_function.reward_kwargs"
 
 VARIANTS: dict[str, Variant] = {
@@ -63,10 +64,13 @@ VARIANTS: dict[str, Variant] = {
     "no_gate": Variant(overrides=(f"{REWARD}.gate=none",), says="turn rewards are paid whatever the answer"),
     "no_turn_reward": Variant(overrides=(f"{REWARD}.turn_level=false",), says="no reward for the frames found"),
     "no_bootstrapping": Variant(overrides=(NO_BONUS,), says="no exploration bonus"),
-    "no_bootstrapping_from_10": Variant(
-        overrides=(NO_BONUS,),
-        says="no exploration bonus, from a base that was taught to retrieve in a tenth of its turns",
-        base_rate=0.1,
+    "full_rare": Variant(
+        overrides=(),
+        says="the full method, from a base that hardly ever retrieves, and never aims",
+        base_options=RARE,
+    ),
+    "no_bootstrapping_rare": Variant(
+        overrides=(NO_BONUS,), says="no exploration bonus, from that base", base_options=RARE
     ),
     "single_turn": Variant(
         overrides=("videomtr.episode.max_turns=1", "videomtr.episode.initial_frames=null", NO_BONUS),
@@ -87,6 +91,8 @@ ORDER: tuple[tuple[str, int], ...] = (
     ("no_bootstrapping", 0),
     ("no_gate", 0),
     ("no_turn_reward", 0),
+    ("no_bootstrapping_rare", 0),
+    ("full_rare", 0),
     ("full", 1),
     ("single_turn", 1),
     ("no_gate", 1),
@@ -94,7 +100,6 @@ ORDER: tuple[tuple[str, int], ...] = (
     ("plain_gae", 0),
     ("literal_credit", 0),
     ("grpo", 0),
-    ("no_bootstrapping_from_10", 0),
     ("no_turn_reward", 1),
 )
 """(variant, seed) of every run of the sweep, most telling first."""
@@ -110,10 +115,10 @@ def data_command(out: Path) -> list[str]:
     return [sys.executable, "-m", "data_prep.synthetic", "--out", str(out), "--seed", str(DATA_SEED), *TASK, *rows]
 
 
-def base_command(out: Path, rate: float | None = None) -> list[str]:
-    """Make a base model; `rate` is a variant's base_rate."""
+def base_command(out: Path, options: Sequence[str] = ()) -> list[str]:
+    """Make a base model; `options` are a variant's base_options."""
     command = [sys.executable, "-m", "recipes.learning_study.teach", "--base", "study", "--out", str(out)]
-    return [*command, "--seed", str(BASE_SEED), *TASK, *(() if rate is None else ("--rate", str(rate)))]
+    return [*command, "--seed", str(BASE_SEED), *TASK, *options]
 
 
 def overrides_of(variant: str, seed: int, *, steps: int = STEPS) -> list[str]:

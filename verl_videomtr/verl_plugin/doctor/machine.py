@@ -24,6 +24,7 @@ PACKED_BY_FLASH = ("qwen2_vl", "qwen2_5_vl")
 """Families whose attention verl replaces by flash-attn's wherever padding is removed."""
 STORE_MIB = 1024
 """Shared memory below which Ray's object store moves to the disk."""
+RESOURCES = ("ray_kwargs.ray_init.num_cpus", "ray_kwargs.ray_init.num_gpus")
 TRAINED_BYTES = 16
 """Bytes of a trained parameter in float32: itself, its gradient, and Adam's two moments."""
 
@@ -34,6 +35,7 @@ def check_machine(case: Case) -> Iterator[Finding]:
         yield note("machine", "GPUs, flash-attn and shared memory are those of another machine: not looked at")
         return
     yield from _attention(case)
+    yield from _cluster(case)
     yield from _gpus(case)
     yield from _shared_memory(case)
     yield from _temporary_files(case)
@@ -72,6 +74,21 @@ def _attention(case: Case) -> Iterator[Finding]:
         )
     else:
         yield ok("machine.attention", "flash-attn is installed")
+
+
+def _cluster(case: Case) -> Iterator[Finding]:
+    """A cluster that is up already knows its resources, and Ray takes no word on them from who joins it."""
+    address = case.get("ray_kwargs.ray_init.address") or os.environ.get("RAY_ADDRESS", "")
+    if address in ("", "local"):
+        return
+    given = [key for key in RESOURCES if case.get(key) is not None]
+    if given:
+        yield error(
+            "machine.cluster",
+            f"RAY_ADDRESS={address} with {', '.join(f'{key}={case.get(key)}' for key in given)}",
+            why="ray.init refuses them where it joins a cluster, as the run's first act",
+            fix=" ".join(f"{key}=null" for key in given),
+        )
 
 
 def _gpus(case: Case) -> Iterator[Finding]:
