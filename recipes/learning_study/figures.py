@@ -49,8 +49,6 @@ class Panel:
     level: float | None = None
     """A horizontal line, such as chance."""
     level_name: str = ""
-    level_name_at: str = "right"
-    """Which end of the line its name stands at: where the curves are not."""
 
 
 ACCURACY = Panel(
@@ -66,7 +64,6 @@ RATE = Panel(
     key="videomtr/retrieval/rate_of_turns",
     level=0.5,
     level_name="no bonus above",
-    level_name_at="left",
 )
 REWARD = Panel(title="reward per episode", key="videomtr/reward/episode")
 BONUS = Panel(title="bonus of a retrieval", key="videomtr/bootstrap/bonus", smooth=False)
@@ -126,9 +123,9 @@ def _draw_panel(axes: Axes, panel: Panel, runs: Sequence[Run]) -> None:
         axes.axhline(panel.level, color="#999999", linewidth=0.8, linestyle=":")
         axes.annotate(
             panel.level_name,
-            (0.01 if panel.level_name_at == "left" else 0.99, panel.level),
+            (0.99, panel.level),
             xycoords=("axes fraction", "data"),
-            ha=panel.level_name_at,
+            ha="right",
             va="bottom",
             fontsize=8,
             color="#777777",
