@@ -56,7 +56,7 @@ class Variant:
 
 
 NO_BONUS = "videomtr.bootstrap.enabled=false"
-RARE = ("--rate", "0.002", "--aim", "0")
+UNAIMED = ("--rate", "0.01", "--aim", "0")
 REWARD = "+reward.custom_reward_function.reward_kwargs"
 
 VARIANTS: dict[str, Variant] = {
@@ -64,13 +64,18 @@ VARIANTS: dict[str, Variant] = {
     "no_gate": Variant(overrides=(f"{REWARD}.gate=none",), says="turn rewards are paid whatever the answer"),
     "no_turn_reward": Variant(overrides=(f"{REWARD}.turn_level=false",), says="no reward for the frames found"),
     "no_bootstrapping": Variant(overrides=(NO_BONUS,), says="no exploration bonus"),
-    "full_rare": Variant(
-        overrides=(),
-        says="the full method, from a base that hardly ever retrieves, and never aims",
-        base_options=RARE,
-    ),
     "no_bootstrapping_rare": Variant(
-        overrides=(NO_BONUS,), says="no exploration bonus, from that base", base_options=RARE
+        overrides=(NO_BONUS,),
+        says="no exploration bonus, from a base that hardly ever retrieves, and never aims",
+        base_options=("--rate", "0.002", "--aim", "0"),
+    ),
+    "full_unaimed": Variant(
+        overrides=(),
+        says="the full method, from a base that retrieves now and then, and never aims",
+        base_options=UNAIMED,
+    ),
+    "no_bootstrapping_unaimed": Variant(
+        overrides=(NO_BONUS,), says="no exploration bonus, from that base", base_options=UNAIMED
     ),
     "single_turn": Variant(
         overrides=("videomtr.episode.max_turns=1", "videomtr.episode.initial_frames=null", NO_BONUS),
@@ -92,7 +97,8 @@ ORDER: tuple[tuple[str, int], ...] = (
     ("no_gate", 0),
     ("no_turn_reward", 0),
     ("no_bootstrapping_rare", 0),
-    ("full_rare", 0),
+    ("no_bootstrapping_unaimed", 0),
+    ("full_unaimed", 0),
     ("full", 1),
     ("single_turn", 1),
     ("no_gate", 1),
