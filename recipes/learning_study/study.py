@@ -1,4 +1,4 @@
-"""What the study fixes before any of its runs: the task, the base model, the seeds, the training and the variants.
+"""What the study fixes: the task, the base model, the seeds, the training and the variants.
 
 A run is stock `verl.trainer.main_ppo` with `+videomtr=paper`, `COMMON` and its variant's overrides, and nothing else.
 """

@@ -85,7 +85,7 @@ def _cluster(case: Case) -> Iterator[Finding]:
     if given:
         yield error(
             "machine.cluster",
-            f"RAY_ADDRESS={address} with {', '.join(f'{key}={case.get(key)}' for key in given)}",
+            f"the run joins the Ray cluster at {address} with {', '.join(f'{key}={case.get(key)}' for key in given)}",
             why="ray.init refuses them where it joins a cluster, as the run's first act",
             fix=" ".join(f"{key}=null" for key in given),
         )
