@@ -122,9 +122,14 @@ def run(folder: Path, *, steps: int, batch: int) -> float:
     return sum(entry["timing_s/step"] for entry in read_metrics(folder).values())
 
 
+def read_records(folder: Path) -> list[dict[str, Any]]:
+    """What all processes wrote down."""
+    return [json.loads(line) for path in folder.glob("*.jsonl") for line in path.read_text().splitlines()]
+
+
 def summarize(folder: Path, step_seconds: float) -> None:
     """Print what the processes wrote down."""
-    records = [json.loads(line) for path in folder.glob("*.jsonl") for line in path.read_text().splitlines()]
+    records = read_records(folder)
     rows = [record for record in records if record["what"] == "row"]
     shown = sum(row["images"] for row in rows)
     images: dict[str, int] = defaultdict(int)

@@ -21,6 +21,7 @@ from recipes.learning_study.run_all import runs_left, sweep
 from recipes.learning_study.tables import (
     Run,
     find_run,
+    phase_seconds,
     read_runs,
     table_of_phases,
     table_of_runs,
@@ -261,6 +262,16 @@ def test_phases_are_medians_of_the_steps(runs):
     assert line == f"| whole step | {study.STEPS // 2 + 1:.2f} |"
     with pytest.raises(ValueError, match="no run grpo_seed0"):
         find_run(runs, "grpo", 0)
+
+
+def test_what_no_phase_accounts_for_is_a_phase_of_its_own():
+    steps = [{"timing_s/gen": 2.0, "timing_s/adv": 1.0, "timing_s/step": 4.0 + extra} for extra in (0.0, 1.0, 5.0)]
+    assert phase_seconds([{"videomtr/episode/turns": 1.0}, *steps]) == {
+        "rollout": 2.0,
+        "advantages": 1.0,
+        "waiting and the rest": 2.0,
+        "whole step": 5.0,
+    }
 
 
 def test_trajectories_are_shown_turn_by_turn(runs):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,8 @@ from recipes.learning_study.record import HELD_OUT_ACCURACY, RESULTS, RunRecord,
 
 HELD_OUT = "val-aux/synthetic_needle/{}/mean@1"
 NUM_HELD_OUT = study.DATA_ROWS["val"]
+OTHER = "waiting and the rest"
+"""What no phase of verl's accounts for: fetching the batch, waiting for the replay buffer, checkpoints."""
 WINDOW = 10
 """Steps that "at the end" averages, for what is measured in training."""
 
@@ -103,10 +105,25 @@ def table_of_phases(run: Run) -> Iterator[str]:
     """Seconds of a step by phase: the median over the run, since a busy machine makes outliers."""
     yield "| phase | seconds, median of steps |"
     yield "|---|---|"
-    for name, key in PHASES.items():
-        values = sorted(run.series(key)[1])
-        if values:
-            yield f"| {name} | {values[len(values) // 2]:.2f} |"
+    for name, seconds in phase_seconds([line["data"] for line in run.lines]).items():
+        yield f"| {name} | {seconds:.2f} |"
+
+
+def phase_seconds(steps: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Find the median seconds of each phase, and of what a step takes beside them.
+
+    Args:
+        steps: metrics of each step; those that timed no whole step are left out.
+    """
+    whole = PHASES["whole step"]
+    timed = [step for step in steps if whole in step]
+    seconds: dict[str, list[float]] = {
+        name: [step[key] for step in timed if key in step] for name, key in PHASES.items() if key != whole
+    }
+    parts = [key for key in PHASES.values() if key != whole]
+    seconds[OTHER] = [step[whole] - sum(step.get(key, 0.0) for key in parts) for step in timed]
+    seconds["whole step"] = [step[whole] for step in timed]
+    return {name: sorted(values)[len(values) // 2] for name, values in seconds.items() if values}
 
 
 def trajectories(run: Run) -> Iterator[str]:
