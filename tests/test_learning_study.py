@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from recipes.learning_study import study
-from recipes.learning_study.figures import FIGURES, draw_figure, running_mean
+from recipes.learning_study.figures import COLOURS, FIGURES, draw_figure, running_mean
 from recipes.learning_study.record import (
     HELD_OUT_ACCURACY,
     RecordError,
@@ -232,8 +232,8 @@ TRAJECTORY = {
 
 @pytest.fixture
 def runs(tmp_path):
-    """A finished run of the full method and a stopped one without the gate, with figures that are easy to check."""
-    for variant, last in (("full", study.STEPS), ("no_gate", 30)):
+    """Two finished runs of the full method and a stopped one without the gate, with figures that are easy to check."""
+    for variant, last in (("full", study.STEPS), ("full_unaimed", study.STEPS), ("no_gate", 30)):
         record = RunRecord(study.run_name(variant, 0), tmp_path)
         record.begin(plan_start([], steps=study.STEPS, checkpoint_step=0), {}, ATTEMPT)
         for step in range(last + 1):
@@ -250,7 +250,7 @@ def runs(tmp_path):
 
 
 def test_table_of_runs_has_a_line_per_run(runs):
-    _, _, full, no_gate = table_of_runs(runs)
+    _, _, full, no_gate, _ = table_of_runs(runs)
     low, high = wilson(0.75, 256)
     assert full == f"| full | 0 | {study.STEPS} | 10 | 0.25 | 0.75 ({low:.2f}-{high:.2f}) | 2.50 | 0.40 | 1.50 |"
     assert no_gate.startswith(f"| no_gate | 0 | 30 of {study.STEPS} | 10 | 0.25 | 0.75")
@@ -291,6 +291,16 @@ def test_wilson_interval_by_hand():
 
 def test_running_mean_looks_back_only():
     assert running_mean([1.0, 3.0, 5.0, 7.0], width=2) == [1.0, 2.0, 4.0, 6.0]
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_variants_of_one_figure_differ_in_colour(name):
+    variants, _ = FIGURES[name]
+    assert len({COLOURS[variant] for variant in variants}) == len(variants)
+
+
+def test_every_variant_is_drawn_somewhere():
+    assert {variant for variants, _ in FIGURES.values() for variant in variants} == set(study.VARIANTS)
 
 
 @pytest.mark.parametrize("name", FIGURES)

@@ -24,6 +24,8 @@ COLOURS = {
     "full": "#0072b2",
     "single_turn": "#555555",
     "no_bootstrapping": "#e69f00",
+    "full_seldom": "#56b4e9",
+    "no_bootstrapping_seldom": "#d55e00",
     "full_unaimed": "#003f7f",
     "no_bootstrapping_unaimed": "#8c5a00",
     "no_bootstrapping_rare": "#f0c000",
@@ -33,7 +35,7 @@ COLOURS = {
     "literal_credit": "#56b4e9",
     "grpo": "#a6761d",
 }
-"""One colour per variant in every figure; seeds differ by line style."""
+"""Two variants of one colour meet in no figure; seeds differ by line style."""
 STYLES = ("-", "--", ":")
 SMOOTHING = 5
 """Steps of the running mean that is drawn over what is measured in training."""
@@ -75,9 +77,10 @@ FIGURES: dict[str, tuple[tuple[str, ...], tuple[Panel, ...]]] = {
     "single_turn": (("full", "single_turn"), (ACCURACY, TRAINING_ACCURACY)),
     "no_gate": (("full", "no_gate"), (REWARD, TURNS, TRAINING_ACCURACY, ACCURACY)),
     "no_bootstrapping": (
-        ("full", "no_bootstrapping", "full_unaimed", "no_bootstrapping_unaimed", "no_bootstrapping_rare"),
+        ("full", "no_bootstrapping", "full_seldom", "no_bootstrapping_seldom"),
         (TURNS, RATE, ACCURACY),
     ),
+    "unaimed": (("full_unaimed", "no_bootstrapping_unaimed", "no_bootstrapping_rare"), (TURNS, RATE, HITS, ACCURACY)),
     "no_turn_reward": (("full", "no_turn_reward"), (ACCURACY, TRAINING_ACCURACY, HELD_OUT_IOU)),
     "credit": (("full", "plain_gae", "literal_credit", "grpo"), (ACCURACY, TRAINING_ACCURACY, TURNS)),
 }

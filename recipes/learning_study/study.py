@@ -57,6 +57,7 @@ class Variant:
 
 NO_BONUS = "videomtr.bootstrap.enabled=false"
 UNAIMED = ("--rate", "0.01", "--aim", "0")
+SELDOM = ("--rate", "0.005")
 REWARD = "+reward.custom_reward_function.reward_kwargs"
 
 VARIANTS: dict[str, Variant] = {
@@ -76,6 +77,12 @@ VARIANTS: dict[str, Variant] = {
     ),
     "no_bootstrapping_unaimed": Variant(
         overrides=(NO_BONUS,), says="no exploration bonus, from that base", base_options=UNAIMED
+    ),
+    "full_seldom": Variant(
+        overrides=(), says="the full method, from a base that retrieves four times more seldom", base_options=SELDOM
+    ),
+    "no_bootstrapping_seldom": Variant(
+        overrides=(NO_BONUS,), says="no exploration bonus, from that base", base_options=SELDOM
     ),
     "single_turn": Variant(
         overrides=("videomtr.episode.max_turns=1", "videomtr.episode.initial_frames=null", NO_BONUS),
@@ -105,6 +112,8 @@ ORDER: tuple[tuple[str, int], ...] = (
     ("no_bootstrapping", 1),
     ("plain_gae", 0),
     ("literal_credit", 0),
+    ("no_bootstrapping_seldom", 0),
+    ("full_seldom", 0),
     ("grpo", 0),
     ("no_turn_reward", 1),
 )
