@@ -250,10 +250,11 @@ def runs(tmp_path):
 
 
 def test_table_of_runs_has_a_line_per_run(runs):
-    _, _, full, no_gate, _ = table_of_runs(runs)
+    _, _, full, no_gate, _, _, bounds = table_of_runs(runs)
     low, high = wilson(0.75, 256)
     assert full == f"| full | 0 | {study.STEPS} | 10 | 0.25 | 0.75 ({low:.2f}-{high:.2f}) | 2.50 | 0.40 | 1.50 |"
     assert no_gate.startswith(f"| no_gate | 0 | 30 of {study.STEPS} | 10 | 0.25 | 0.75")
+    assert "the best blind sweep 0.452, one look at all 22 frames 0.433" in bounds
 
 
 def test_phases_are_medians_of_the_steps(runs):

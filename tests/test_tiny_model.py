@@ -9,6 +9,7 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from data_prep.synthetic import NeedleConfig, write_video
+from recipes.learning_study import study
 from recipes.learning_study.blind_bound import compute_bounds
 from recipes.learning_study.examine import SITUATIONS, examine
 from recipes.learning_study.fast_policy import FastPolicy, picture_features
@@ -193,9 +194,14 @@ def test_bounds_leave_room_only_for_policies_that_look_where_the_question_points
     assert bounds.uniform < 0.45
     assert bounds.one_aimed > 0.65
     assert bounds.all_aimed == pytest.approx(1.0)
-    study = EpisodeConfig(pool_size=128, frame_budget=22, max_turns=3, initial_frames=8)
-    bounds = compute_bounds(CONFIG, study)
-    assert (bounds.uniform, bounds.blind) == (pytest.approx(0.433, abs=1e-3), pytest.approx(0.452, abs=1e-3))
+
+
+def test_bounds_that_stand_beside_the_studys_results():
+    episode = EpisodeConfig(pool_size=128, frame_budget=study.FRAME_BUDGET, max_turns=study.MAX_TURNS, initial_frames=8)
+    bounds = compute_bounds(NeedleConfig(), episode)
+    assert (bounds.overview, bounds.uniform, bounds.blind) == pytest.approx(
+        (study.CHANCE, study.ONE_LOOK, study.BLIND_SWEEP), abs=5e-4
+    )
     assert bounds.whole_scene > 0.85
 
 

@@ -15,6 +15,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from recipes.learning_study import study
 from recipes.learning_study.record import HELD_OUT_ACCURACY, RESULTS
 from recipes.learning_study.tables import HELD_OUT, Run, read_runs
 
@@ -49,24 +50,19 @@ class Panel:
     key: str
     smooth: bool = True
     """Draw a running mean; False for what is measured on held-out rows, which is drawn with its points."""
-    level: float | None = None
-    """A horizontal line, such as chance."""
-    level_name: str = ""
+    levels: tuple[tuple[float, str], ...] = ()
+    """Horizontal lines, such as chance, with their names."""
 
 
-ACCURACY = Panel(
-    title="accuracy, held-out videos", key=HELD_OUT_ACCURACY, smooth=False, level=0.25, level_name="chance"
-)
+YIELDS = ((study.CHANCE, "chance"), (study.BLIND_SWEEP, "best blind sweep"))
+ACCURACY = Panel(title="accuracy, held-out videos", key=HELD_OUT_ACCURACY, smooth=False, levels=YIELDS)
 HELD_OUT_IOU = Panel(title="best IoU, held-out videos", key=HELD_OUT.format("best_iou"), smooth=False)
-TRAINING_ACCURACY = Panel(
-    title="accuracy in training", key="videomtr/episode/accuracy", level=0.25, level_name="chance"
-)
+TRAINING_ACCURACY = Panel(title="accuracy in training", key="videomtr/episode/accuracy", levels=YIELDS)
 TURNS = Panel(title="turns per episode", key="videomtr/episode/turns")
 RATE = Panel(
     title="retrieval rate of turns",
     key="videomtr/retrieval/rate_of_turns",
-    level=0.5,
-    level_name="no bonus above",
+    levels=((0.5, "no bonus above"),),
 )
 REWARD = Panel(title="reward per episode", key="videomtr/reward/episode")
 BONUS = Panel(title="bonus of a retrieval", key="videomtr/bootstrap/bonus", smooth=False)
@@ -123,11 +119,11 @@ def _draw_panel(axes: Axes, panel: Panel, runs: Sequence[Run]) -> None:
         else:
             marker = "o" if len(steps) < 20 else ""
             axes.plot(steps, values, style, color=colour, marker=marker, markersize=4, label=label)
-    if panel.level is not None:
-        axes.axhline(panel.level, color="#999999", linewidth=0.8, linestyle=":")
+    for level, name in panel.levels:
+        axes.axhline(level, color="#999999", linewidth=0.8, linestyle=":")
         axes.annotate(
-            panel.level_name,
-            (0.99, panel.level),
+            name,
+            (0.99, level),
             xycoords=("axes fraction", "data"),
             ha="right",
             va="bottom",

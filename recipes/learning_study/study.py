@@ -22,6 +22,11 @@ FRAME_BUDGET = 22
 """B: an overview of 8, then 7 a look."""
 BATCH = 32
 """Trajectories of a step."""
+CHANCE = 0.25
+BLIND_SWEEP = 0.452
+"""What the best fixed looks reach, whatever the question and the overview; `blind_bound` computes it."""
+ONE_LOOK = 0.433
+"""What one look at the whole frame budget reaches over all places of the needle; likewise."""
 STEPS = 80
 TEST_EVERY = 20
 SAVE_EVERY = 20

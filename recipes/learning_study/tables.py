@@ -99,6 +99,11 @@ def table_of_runs(runs: Sequence[Run]) -> Iterator[str]:
             cells.append(f"{values[-1]:.2f}" if values else "-")
         cells.append(_show(run.end("videomtr/reward/episode")))
         yield f"| {' | '.join(cells)} |"
+    yield ""
+    yield (
+        f"Without looking where the question points: chance {study.CHANCE}, the best blind sweep {study.BLIND_SWEEP}, "
+        f"one look at all {study.FRAME_BUDGET} frames {study.ONE_LOOK} (python -m recipes.learning_study.blind_bound)."
+    )
 
 
 def table_of_phases(run: Run) -> Iterator[str]:
