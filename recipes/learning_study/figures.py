@@ -90,9 +90,9 @@ def running_mean(values: Sequence[float], width: int = SMOOTHING) -> list[float]
 
 
 def draw_figure(runs: Sequence[Run], variants: Sequence[str], panels: Sequence[Panel]) -> Figure:
-    """Draw panels side by side, at most MOST_COLUMNS in a row, one line per run."""
-    columns = min(MOST_COLUMNS, len(panels))
-    rows = -(-len(panels) // columns)
+    """Draw panels in even rows of at most MOST_COLUMNS, one line per run."""
+    rows = -(-len(panels) // MOST_COLUMNS)
+    columns = -(-len(panels) // rows)
     figure = Figure(figsize=(4.2 * columns, 0.4 + 2.9 * rows), layout="constrained", dpi=110)
     axes_grid = figure.subplots(rows, columns, squeeze=False)
     shown = [run for variant in variants for run in runs if run.variant == variant]
