@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from data_prep import pools
 from recipes.learning_study import study
 from recipes.learning_study.figures import COLOURS, FIGURES, draw_figure, running_mean
 from recipes.learning_study.record import (
@@ -29,6 +30,7 @@ from recipes.learning_study.tables import (
     wilson,
 )
 from verl_videomtr.verl_plugin.compose import compose
+from verl_videomtr.verl_plugin.settings import load_settings
 
 ATTEMPT = {"from_step": 0}
 
@@ -195,6 +197,19 @@ def test_every_variant_composes_and_trains_on_as_many_trajectories(variant):
     assert (config.data.seed, config.actor_rollout_ref.rollout.seed) == (3, 3)
     without = variant.startswith("no_bootstrapping") or variant in ("single_turn", "grpo")
     assert config.videomtr.bootstrap.enabled != without
+
+
+def test_frames_decoded_beforehand_are_those_that_the_runs_ask_for(tmp_path, monkeypatch):
+    jobs = []
+    monkeypatch.setattr(pools, "fill_here", lambda videos, job, num_workers: jobs.append(job) or iter(()))
+    monkeypatch.setattr(pools, "read_rows", lambda file: [])
+    _, _, module, *arguments = study.pools_command(tmp_path)
+    assert module == "data_prep.pools"
+    pools.main(arguments)
+    config = compose([*study.overrides_of("full", 0), f"videomtr.video.cache.dir={study.pools(tmp_path)}"])
+    video = load_settings(config).video
+    assert (jobs[0].config, jobs[0].form) == (video.pool, video.cache.form)
+    assert jobs[0].directory == str(video.cache.dir)
 
 
 def test_base_with_other_habits_is_taught_with_them(tmp_path):

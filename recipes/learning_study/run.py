@@ -83,13 +83,13 @@ def make_run(variant: str, seed: int, *, steps: int = study.STEPS, results: Path
 
 
 def prepare(base_options: Sequence[str] = ()) -> tuple[Path, Path]:
-    """Make videos and base model where they are missing; return their folders."""
+    """Make videos, decoded frames and base model where they are missing; return the videos' folder and the model's."""
     digest = hashlib.sha256(Path(synthetic.__file__).read_bytes())
     digest.update(" ".join(study.data_command(Path())[1:]).encode())
     data = CACHE / f"data_{digest.hexdigest()[:10]}"
     suffix = "".join(f"_{option.strip('-')}" for option in base_options)
     base = CACHE / f"base_{teach.sources_digest()[:10]}{suffix}"
-    for command in (study.data_command(data), study.base_command(base, base_options)):
+    for command in (study.data_command(data), study.pools_command(data), study.base_command(base, base_options)):
         subprocess.run(command, check=True, cwd=ROOT)
     return data, base
 
