@@ -25,6 +25,7 @@ COLOURS = {
     "full": "#0072b2",
     "single_turn": "#555555",
     "no_bootstrapping": "#e69f00",
+    "full_seldom": "#56b4e9",
     "no_bootstrapping_seldom": "#d55e00",
     "full_unaimed": "#003f7f",
     "no_bootstrapping_unaimed": "#8c5a00",
@@ -72,7 +73,7 @@ FIGURES: dict[str, tuple[tuple[str, ...], tuple[Panel, ...]]] = {
     "single_turn": (("full", "single_turn"), (ACCURACY, TRAINING_ACCURACY)),
     "no_gate": (("full", "no_gate"), (REWARD, TURNS, TRAINING_ACCURACY, ACCURACY)),
     "no_bootstrapping": (
-        ("full", "no_bootstrapping", "no_bootstrapping_seldom"),
+        ("full", "no_bootstrapping", "full_seldom", "no_bootstrapping_seldom"),
         (TURNS, RATE, ACCURACY),
     ),
     "unaimed": (("full_unaimed", "no_bootstrapping_unaimed", "no_bootstrapping_rare"), (TURNS, RATE, HITS, ACCURACY)),

@@ -62,6 +62,7 @@ class Variant:
 
 NO_BONUS = "videomtr.bootstrap.enabled=false"
 UNAIMED = ("--rate", "0.01", "--aim", "0")
+SELDOM = ("--rate", "0.005")
 REWARD = "+reward.custom_reward_function.reward_kwargs"
 
 VARIANTS: dict[str, Variant] = {
@@ -82,10 +83,11 @@ VARIANTS: dict[str, Variant] = {
     "no_bootstrapping_unaimed": Variant(
         overrides=(NO_BONUS,), says="no exploration bonus, from that base", base_options=UNAIMED
     ),
+    "full_seldom": Variant(
+        overrides=(), says="the full method, from a base taught a quarter of the study's rate", base_options=SELDOM
+    ),
     "no_bootstrapping_seldom": Variant(
-        overrides=(NO_BONUS,),
-        says="no exploration bonus, from a base taught a quarter of the study's rate",
-        base_options=("--rate", "0.005"),
+        overrides=(NO_BONUS,), says="no exploration bonus, from that base", base_options=SELDOM
     ),
     "single_turn": Variant(
         overrides=("videomtr.episode.max_turns=1", "videomtr.episode.initial_frames=null", NO_BONUS),
@@ -116,6 +118,7 @@ ORDER: tuple[tuple[str, int], ...] = (
     ("plain_gae", 0),
     ("literal_credit", 0),
     ("no_bootstrapping_seldom", 0),
+    ("full_seldom", 0),
     ("grpo", 0),
     ("no_turn_reward", 1),
 )
