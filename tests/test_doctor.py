@@ -168,8 +168,24 @@ def test_resources_named_to_a_cluster_that_is_up(measured, monkeypatch):
     with pytest.raises(ValueError, match="num_cpus and num_gpus must not be provided"):
         ray.init(num_cpus=16)
     assert not list(machine._cluster(measured(*overrides_of(finding.fix))))
-    monkeypatch.delenv("RAY_ADDRESS")
+    # Its own cluster, whatever is up: Ray reads the variable only where the configuration says nothing.
+    assert not list(machine._cluster(measured("+ray_kwargs.ray_init.address=local")))
+    monkeypatch.setenv("RAY_ADDRESS", "local")
     assert not list(machine._cluster(measured()))
+
+
+def test_the_cluster_that_ray_start_left_word_of(measured, monkeypatch, tmp_path):
+    import ray
+    from ray._private.utils import write_ray_address
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    case = measured(f"+ray_kwargs.ray_init._temp_dir={tmp_path}")
+    assert not list(machine._cluster(case))
+    write_ray_address("127.0.0.1:1", str(tmp_path))
+    assert "the Ray cluster at 127.0.0.1:1" in only(machine._cluster(case), "machine.cluster").what
+    with pytest.raises(ValueError, match="num_cpus and num_gpus must not be provided"):
+        ray.init(num_cpus=16, _temp_dir=str(tmp_path))
+    assert not list(machine._temporary_files(case))
 
 
 def test_weights_larger_than_their_bucket(measured):

@@ -78,17 +78,26 @@ def _attention(case: Case) -> Iterator[Finding]:
 
 def _cluster(case: Case) -> Iterator[Finding]:
     """A cluster that is up already knows its resources, and Ray takes no word on them from who joins it."""
-    address = case.get("ray_kwargs.ray_init.address") or os.environ.get("RAY_ADDRESS", "")
-    if address in ("", "local"):
-        return
+    address = cluster_address(case)
     given = [key for key in RESOURCES if case.get(key) is not None]
-    if given:
+    if address and given:
         yield error(
             "machine.cluster",
             f"the run joins the Ray cluster at {address} with {', '.join(f'{key}={case.get(key)}' for key in given)}",
             why="ray.init refuses them where it joins a cluster, as the run's first act",
             fix=" ".join(f"{key}=null" for key in given),
         )
+
+
+def cluster_address(case: Case) -> str:
+    """Find the Ray cluster that is up and that the run joins, as `ray.init` does; "" where the run starts its own."""
+    from ray._private.utils import read_ray_address
+
+    address = case.get("ray_kwargs.ray_init.address")
+    if address in (None, "", "auto"):
+        # Last, the cluster that `ray start` left word of on this machine.
+        address = os.environ.get("RAY_ADDRESS") or read_ray_address(case.get("ray_kwargs.ray_init._temp_dir"))
+    return "" if address in (None, "", "local") else str(address)
 
 
 def _gpus(case: Case) -> Iterator[Finding]:
@@ -99,7 +108,7 @@ def _gpus(case: Case) -> Iterator[Finding]:
     asked = int(case.config.trainer.n_gpus_per_node)
     here = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if here < asked:
-        if os.environ.get("RAY_ADDRESS") or int(case.config.trainer.nnodes) > 1:
+        if cluster_address(case) or int(case.config.trainer.nnodes) > 1:
             yield note("machine.gpus", f"{here} GPUs here; the cluster's are not looked at")
             return
         yield error(
@@ -187,7 +196,7 @@ def _shared_memory(case: Case) -> Iterator[Finding]:
 
 def _temporary_files(case: Case) -> Iterator[Finding]:
     """Ray keeps sockets, logs and spilled objects below one folder."""
-    if os.environ.get("RAY_ADDRESS"):
+    if cluster_address(case):
         return
     folder = str(case.get("ray_kwargs.ray_init._temp_dir") or "")
     path = f"{folder}/{SOCKET.removeprefix('ray/')}" if folder else f"{os.environ.get('RAY_TMPDIR', '/tmp')}/{SOCKET}"
