@@ -15,9 +15,11 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+ROOT = Path(__file__).parents[1]
 FOLDER = "VIDEOMTR_COUNT_DIR"
 CALLERS = (
     ("vllm.", "", "vLLM server"),
@@ -104,22 +106,27 @@ def hook() -> None:
 
 def run(folder: Path, *, steps: int, batch: int) -> float:
     """Train in `folder`; return the seconds that the steps took."""
-    sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-    from e2e_trainer import ROOT, command_of, environment_of, make_base_model, make_data, read_metrics
+    sys.path.insert(0, str(ROOT / "tests"))
+    from e2e_trainer import command_of, environment_of, make_base_model, make_data, read_metrics
 
     data = make_data(folder / "data", num_train=steps * batch)
     command = command_of(
         folder, make_base_model(), data, f"data.train_batch_size={batch}", f"trainer.total_training_steps={steps}"
     )
-    environment = environment_of(folder) | {FOLDER: str(folder / "counts")}
-    environment["VERL_USE_EXTERNAL_MODULES"] += f",{__spec__.name}"
-    (folder / "counts").mkdir()
+    train_counted(folder, command, environment_of(folder))
+    return sum(entry["timing_s/step"] for entry in read_metrics(folder).values())
+
+
+def train_counted(folder: Path, command: Sequence[str], environment: Mapping[str, str]) -> None:
+    """Run the trainer with this module in all its processes; what they count is in `folder`'s counts/."""
+    variables = {**environment, FOLDER: str(folder / "counts")}
+    variables["VERL_USE_EXTERNAL_MODULES"] += f",{__spec__.name}"
+    (folder / "counts").mkdir(parents=True)
     with (folder / "train.log").open("wb") as log:
-        done = subprocess.run(command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT, check=False)
+        done = subprocess.run(command, cwd=ROOT, env=variables, stdout=log, stderr=subprocess.STDOUT, check=False)
     if done.returncode:
         print("\n".join((folder / "train.log").read_text(errors="replace").splitlines()[-40:]))
         raise SystemExit(f"the trainer exited with {done.returncode}")
-    return sum(entry["timing_s/step"] for entry in read_metrics(folder).values())
 
 
 def read_records(folder: Path) -> list[dict[str, Any]]:

@@ -10,16 +10,15 @@ from __future__ import annotations
 
 import argparse
 import os
-import subprocess
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.run_images import FOLDER, read_records
+from benchmarks.run_images import read_records, train_counted
 from recipes.demo.main import trainer_environment
 from recipes.demo.summary import read_metrics
 from recipes.learning_study import study
-from recipes.learning_study.run import ROOT, prepare
+from recipes.learning_study.run import prepare
 from recipes.learning_study.tables import phase_seconds
 
 MODES: dict[str, tuple[str, ...]] = {
@@ -35,15 +34,7 @@ def run(folder: Path, overrides: Sequence[str], *, steps: int) -> dict[str, floa
         [*study.overrides_of("full", 0, steps=steps), *overrides, "trainer.save_freq=-1", "trainer.test_freq=-1"],
         folder=folder, data=data, base=base, resume=True, steps=steps,
     )  # fmt: skip
-    variables = trainer_environment(folder, "cpu") | {FOLDER: str(folder / "counts")}
-    variables["VERL_USE_EXTERNAL_MODULES"] += ",benchmarks.run_images"
-    (folder / "counts").mkdir(parents=True)
-    with (folder / "train.log").open("wb") as log:
-        environment = {**os.environ, **variables}
-        done = subprocess.run(command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT, check=False)
-    if done.returncode:
-        print("\n".join((folder / "train.log").read_text(errors="replace").splitlines()[-40:]))
-        raise SystemExit(f"the trainer exited with {done.returncode}")
+    train_counted(folder, command, {**os.environ, **trainer_environment(folder, "cpu")})
     lines = [line.data for line in read_metrics(folder / "metrics.jsonl")]
     seconds = phase_seconds(lines[len(lines) // 2 :])
     for record in read_records(folder / "counts"):
