@@ -161,7 +161,7 @@ async def _ask(client: openai.AsyncOpenAI, body: dict[str, Any], server: Server)
             failure = f"no answer within {server.timeout_seconds:g} s"
         except openai.OpenAIError as error:
             failure = server.redact(f"{type(error).__name__}: {error}")[:MAX_SHOWN]
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             failure = server.redact(f"the answer is cut off or is not JSON ({error})")[:MAX_SHOWN]
         if attempt + 1 < server.max_attempts:
             await asyncio.sleep(wait_seconds)

@@ -66,7 +66,7 @@ class Journal:
             try:
                 entry = json.loads(line)
                 entries[entry["key"]] = entry
-            except (ValueError, TypeError, KeyError):
+            except (ValueError, TypeError, KeyError, RecursionError):
                 raise JournalError(
                     f"line {number} is not an entry; expected JSON with a 'key'; {self.path}; "
                     "remove that line, or move the journal away to start anew"

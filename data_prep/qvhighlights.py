@@ -21,7 +21,7 @@ from data_prep import command
 from data_prep.annotations import AnnotationError, read_records, require_columns
 from data_prep.asking import KEY_VARIABLE, Answer, Server, ask_all
 from data_prep.drops import DropList, Dropped, text_of
-from data_prep.journal import Journal
+from data_prep.journal import Journal, JournalError
 from data_prep.nextgqa import add_filter_arguments
 from data_prep.relevance import RelevanceFilter, Segments, clip_segments
 from data_prep.rewriting import read_rewrite, request_body, request_key
@@ -31,6 +31,8 @@ from verl_videomtr.sample import Sample, SampleError
 SOURCE = "qvhighlights"
 LICENSE = "CC BY-NC-SA 4.0"
 COLUMNS = ("qid", "query", "duration", "vid", "relevant_windows")
+CUT = "length"
+"""`finish_reason` of an answer that reached --max-tokens."""
 MIN_QUERY_WORDS = 4
 """Shorter queries are dropped without asking: nothing in them tells one moment from another."""
 
@@ -151,6 +153,22 @@ def _entry(query: Query, answer: Answer, *, key: str, model: str) -> dict[str, A
     }
 
 
+def _require_answers(journal: Journal) -> None:
+    kinds = {"content": str, "model": str, "finish_reason": str, "input_tokens": int, "output_tokens": int}
+    for key, entry in journal.entries.items():
+        wrong = {name: entry.get(name) for name, kind in kinds.items() if not isinstance(entry.get(name), kind)}
+        if wrong:
+            raise JournalError(
+                f"an entry has {wrong}; expected an answer's {sorted(kinds)}; {journal.path}, key {key!r}; "
+                "remove that line, or move the journal away to start anew"
+            )
+
+
+def _is_cut(entry: Mapping[str, Any]) -> bool:
+    """Whether the answer broke off at the limit of its length. One that ended exactly there is whole."""
+    return entry["finish_reason"] == CUT and _is_malformed(entry)
+
+
 def _is_malformed(entry: Mapping[str, Any]) -> bool:
     try:
         read_rewrite(entry["content"], seed="")
@@ -170,8 +188,8 @@ def _ask_missing(
         max_attempts=arguments.max_attempts,
         backoff_seconds=arguments.backoff,
     )
-    retried = {key for key in bodies if key in journal.entries and arguments.retry_malformed}
-    retried = {key for key in retried if _is_malformed(journal.entries[key])}
+    is_retried = _is_malformed if arguments.retry_malformed else _is_cut
+    retried = {key for key in bodies if key in journal.entries and is_retried(journal.entries[key])}
     missing = [(key, body) for key, body in bodies.items() if key not in journal.entries or key in retried]
     new: list[Answer] = []
     interval = 0.5 if sys.stderr.isatty() else 30.0
@@ -222,6 +240,7 @@ def _run(arguments: argparse.Namespace) -> int:
         return 0
     by_key = {f"{query.qid}/{request_key(bodies[query.qid])}": query for query in asked}
     with Journal(arguments.journal or arguments.out.with_name(f"{arguments.out.stem}.journal.jsonl")) as journal:
+        _require_answers(journal)
         new, refused, unanswered = _ask_missing(
             by_key, {key: bodies[query.qid] for key, query in by_key.items()}, journal, arguments
         )
@@ -233,7 +252,8 @@ def _run(arguments: argparse.Namespace) -> int:
             )
         samples = _samples(by_key, journal, refused, arguments, drops)
     num_answered = len(asked) - len(refused)
-    num_suitable = num_answered - len(drops.ids("judged unsuitable")) - len(drops.ids("malformed answer"))
+    not_usable = ("judged unsuitable", "malformed answer", "answer cut off at its longest")
+    num_suitable = num_answered - sum(len(drops.ids(reason)) for reason in not_usable)
     command.print_table(
         [
             ("source", "queries", "pass filter", "answered", "suitable", "kept"),
@@ -258,6 +278,9 @@ def _samples(
             if key in refused:
                 raise Dropped("refused by the server", refused[key])
             entry = journal.entries[key]
+            if _is_cut(entry):
+                detail = f"{entry['output_tokens']} tokens; run again with a larger --max-tokens"
+                raise Dropped("answer cut off at its longest", detail)
             sample = make_sample(
                 query,
                 content=entry["content"],

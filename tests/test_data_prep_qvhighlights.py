@@ -24,6 +24,10 @@ REAL_FILE = ROOT.parent / "shared" / "data" / "qvhighlights" / "highlight_val_re
 KEY = "sk-very-secret-0123456789"
 
 
+class Cut(str):
+    """Content that broke off at the limit of its length."""
+
+
 class ScriptedServer:
     """An OpenAI-compatible server on a local port.
 
@@ -100,7 +104,11 @@ class ScriptedServer:
                 "created": 1,
                 "model": "m",
                 "choices": [
-                    {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": content}}
+                    {
+                        "index": 0,
+                        "finish_reason": "length" if isinstance(what, Cut) else "stop",
+                        "message": {"role": "assistant", "content": content},
+                    }
                 ],
                 "usage": {"prompt_tokens": 100, "completion_tokens": 20, "total_tokens": 120},
             }
@@ -110,6 +118,8 @@ class ScriptedServer:
             return
         if what == "truncate":
             data = data[: len(data) // 2]
+        if what == "deep":
+            data = b"[" * 200_000
         if what == "page":
             data = b"<html>welcome</html>"
         handler.send_response(status)
@@ -328,6 +338,44 @@ def test_unsuitable_and_malformed_answers_are_listed_and_kept(tmp_path, capsys):
         _, samples = run(tmp_path, server, "--retry-malformed")
     assert [sample.sample_id for sample in samples] == ["qvhighlights/101", "qvhighlights/102"]
     assert sum(server.requests.values()) == 4
+
+
+def test_another_length_limit_pays_only_for_the_answers_that_were_cut(tmp_path, capsys):
+    def script(query, attempt):
+        whole = json.dumps(rewrite(query))
+        if query.endswith("0"):
+            # Ends exactly at the limit: cut by name only.
+            return Cut(whole)
+        return Cut(whole[:40]) if query.endswith("1") and attempt == 1 else whole
+
+    with ScriptedServer(script) as server:
+        code, samples = run(tmp_path, server, "--max-tokens", "10")
+        assert (code, [sample.sample_id for sample in samples]) == (0, ["qvhighlights/100", "qvhighlights/102"])
+        assert "1  answer cut off at its longest  (qvhighlights/101)" in capsys.readouterr().out
+        assert "larger --max-tokens" in (tmp_path / "rows.dropped.jsonl").read_text()
+        before = Counter(server.requests)
+        _, samples = run(tmp_path, server, "--max-tokens", "1000")
+    assert len(samples) == 3
+    assert server.requests - before == Counter({"A cook pours cup number 1": 1})
+
+
+def test_deeply_nested_answers_are_no_crash(tmp_path, capsys):
+    deep = "[" * 200_000
+    with ScriptedServer(lambda query, attempt: deep if query.endswith("0") else rewrite(query)) as server:
+        code, samples = run(tmp_path, server)
+    assert (code, len(samples)) == (0, 2)
+    assert "1  malformed answer  (qvhighlights/100)" in capsys.readouterr().out
+    with ScriptedServer(lambda query, attempt: "deep") as server:
+        _, outcome = ask(server, ["one"], max_attempts=1)
+    assert "cut off or is not JSON" in outcome.unanswered["one"]
+    (tmp_path / "rows.journal.jsonl").write_text(deep + "\n")
+    with ScriptedServer(always_good) as server:
+        assert run(tmp_path, server)[0] == 1
+    assert "line 1 is not an entry" in capsys.readouterr().err
+    (tmp_path / "rows.journal.jsonl").write_text('{"key": "k", "content": 7, "model": "m"}\n')
+    with ScriptedServer(always_good) as server:
+        assert run(tmp_path, server)[0] == 1
+    assert "{'content': 7, 'finish_reason': None," in capsys.readouterr().err
 
 
 def test_one_refused_query_is_listed_and_a_server_that_refuses_all_stops_the_run(tmp_path, capsys):

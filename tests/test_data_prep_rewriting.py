@@ -36,6 +36,8 @@ def test_key_follows_the_request():
     body = request_body("A man pours tea.", model="m", max_tokens=99)
     assert request_key(body) == request_key(json.loads(json.dumps(body)))
     assert request_key(body) != request_key(request_body("A man pours tea.", model="n", max_tokens=99))
+    assert request_key(body) != request_key(request_body("A man pours milk.", model="m", max_tokens=99))
+    assert request_key(body) == request_key(request_body("A man pours tea.", model="m", max_tokens=512))
 
 
 def test_right_option_is_placed_by_the_seed():
