@@ -74,7 +74,7 @@ def request_body(query: str, *, model: str, max_tokens: int) -> dict[str, Any]:
 def request_key(body: dict[str, Any]) -> str:
     """Return a text that is the same for the same question and differs if the model or the instructions change.
 
-    How long the answer may become is no part of the question: with another limit, answers that were paid for still hold.
+    How long the answer may become is no part of the question: answers that were paid for hold with any limit.
     """
     asked = {name: value for name, value in body.items() if name != "max_completion_tokens"}
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:32]
