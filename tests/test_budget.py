@@ -97,7 +97,7 @@ def test_played_rows_want_one_number_per_turn():
 def test_frames_of_the_default_pool_are_of_128_tokens():
     assert largest_frame_tokens(PoolConfig()) == 128
     assert largest_frame_tokens(PoolConfig(size=(28, 56))) == 2
-    assert largest_frame_tokens(PoolConfig(patch_px=16, max_pixels=128 * 32 * 32)) == 128
+    assert largest_frame_tokens(PoolConfig(patch_px=16, max_tokens=128)) == 128
 
 
 def test_lengths_are_rounded_up_to_whole_steps():

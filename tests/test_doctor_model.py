@@ -254,7 +254,7 @@ def qwen3(tmp_path_factory):
 @pytest.mark.parametrize("fault", ["videomtr.video.pool.size=null", "videomtr.video.pool.size=[32,28]"])
 def test_frames_of_another_grid_than_the_model_s(composed, qwen3, fault):
     given = [f"actor_rollout_ref.model.path={qwen3}", f"critic.model.path={qwen3}", fault]
-    given += ["videomtr.video.pool.max_pixels=16384"]
+    given += ["videomtr.video.pool.max_tokens=16"]
     finding = only(model.check_model(composed.case(*given)), "frames.grid", Level.WARNING)
     found = list(model.check_model(composed.case(*given, *finding.fix.split())))
     assert not bad(found)
@@ -263,7 +263,7 @@ def test_frames_of_another_grid_than_the_model_s(composed, qwen3, fault):
 
 def test_frames_for_another_model(composed):
     case = composed.case(
-        "videomtr.video.pool.size=null", "videomtr.video.pool.patch_px=16", "videomtr.video.pool.max_pixels=12544"
+        "videomtr.video.pool.size=null", "videomtr.video.pool.patch_px=16", "videomtr.video.pool.max_tokens=12"
     )
     finding = only(model.check_model(case), "frames.grid", Level.WARNING)
     assert overrides_of(finding.fix) == ["videomtr.video.pool.patch_px=14", "videomtr.video.pool.merge=2"]
@@ -271,8 +271,8 @@ def test_frames_for_another_model(composed):
 
 def test_frames_that_the_processor_resamples(composed):
     # The tiny processor shrinks to 16 tokens of 28 x 28 what the configuration would serve with up to 36.
-    big = ["videomtr.video.pool.size=null", "videomtr.video.pool.max_pixels=28224"]
-    big += ["videomtr.video.pool.min_pixels=28224"]
+    big = ["videomtr.video.pool.size=null", "videomtr.video.pool.max_tokens=36"]
+    big += ["videomtr.video.pool.min_tokens=36"]
     finding = only(model.check_model(composed.case(*big)), "frames.grid", Level.WARNING)
     assert "bounds of its own" in finding.why
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import re
+from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
@@ -12,6 +15,7 @@ from verl_videomtr.verl_plugin.checks import check_config
 from verl_videomtr.verl_plugin.compose import ComposeError, compose
 from verl_videomtr.verl_plugin.settings import load_settings
 
+GROUPS = Path(__file__).parents[1] / "verl_videomtr" / "conf" / "videomtr"
 KWARGS = "reward.custom_reward_function.reward_kwargs"
 
 
@@ -43,7 +47,7 @@ def test_released_code_departs_from_the_paper_in_these_keys_alone():
         "videomtr.episode.pool_size": 64,
         "videomtr.video.pool.mode": "rate",
         "videomtr.video.pool.fps": 1.0,
-        "videomtr.video.pool.max_pixels": 25088,
+        "videomtr.video.pool.max_tokens": 32,
         "videomtr.credit.gamma_turn": 1.0,
         "videomtr.bootstrap.rate_of": "trajectories",
         "videomtr.bootstrap.stateless": True,
@@ -68,6 +72,46 @@ def test_released_code_plays_as_many_episodes_a_step_as_the_paper():
     for group in ("paper", "released_code"):
         config = flat(f"+videomtr={group}")
         assert config["data.train_batch_size"] * config["actor_rollout_ref.rollout.n"] == 32
+
+
+MODELS = sorted(path.stem for path in (GROUPS / "model").glob("q*.yaml"))
+RECIPES = sorted(path.stem for path in (GROUPS / "recipe").glob("*.yaml") if path.stem != "cpu_smoke")
+
+
+@pytest.mark.parametrize("overrides", [[f"+videomtr/recipe={name}"] for name in RECIPES])
+def test_released_code_is_itself_on_every_recipe(overrides):
+    """Whatever the other groups set, and whichever comes last."""
+    preset = load_settings(compose(["+videomtr=released_code"]))
+    settings = load_settings(compose([*overrides, "videomtr=released_code"]))
+    assert settings.video.pool.max_tokens == preset.video.pool.max_tokens == 32
+    assert dataclasses.replace(settings.video.pool, patch_px=14, num_frames=64) == preset.video.pool
+    assert settings.credit == preset.credit
+    assert settings.bootstrap.rate_of == "trajectories"
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("preset", ["paper", "released_code"])
+def test_a_models_group_changes_no_preset(model, preset):
+    allowed = ("actor_rollout_ref.model.", "critic.model.", "data.image_patch_size", "videomtr.video.pool.patch_px")
+    rollout = ("tensor_model_parallel_size", "max_model_len", "prometheus.served_model_name")
+    allowed += tuple(f"actor_rollout_ref.rollout.{key}" for key in rollout)
+    changed = changes((f"+videomtr={preset}",), f"+videomtr={preset}", f"+videomtr/model={model}")
+    assert [key for key in changed if not key.startswith(allowed)] == []
+
+
+@pytest.mark.parametrize(
+    ("early", "base"),
+    [
+        ("+videomtr/model=qwen3_vl_4b", "+videomtr=released_code"),
+        ("+videomtr/budget=b64", "+videomtr=paper"),
+        ("+videomtr/ablation=single_turn", "+videomtr/recipe=paper"),
+    ],
+)
+def test_a_group_in_front_of_the_preset_is_refused(early, base):
+    """The preset would silently take back what the group set."""
+    with pytest.raises(ComposeError, match=re.escape(f"write {base} first")):
+        compose([early, base])
+    compose([base, early])
 
 
 def test_presets_do_not_mix():
@@ -168,8 +212,8 @@ def test_a_models_frames_have_at_most_128_visual_tokens(name, path, patch):
     config = flat("+videomtr=paper", f"+videomtr/model={name}")
     assert config["actor_rollout_ref.model.path"] == config["critic.model.path"] == path
     assert config["videomtr.video.pool.patch_px"] == config["data.image_patch_size"] == patch
-    assert config["videomtr.video.pool.max_pixels"] == 128 * (2 * patch) ** 2
-    assert config["videomtr.video.pool.min_pixels"] % (2 * patch) ** 2 == 0
+    pool = load_settings(compose(["+videomtr=paper", f"+videomtr/model={name}"])).video.pool
+    assert (pool.max_tokens, pool.max_pixels) == (128, 128 * (2 * patch) ** 2)
 
 
 def test_one_override_moves_actor_and_critic_to_another_copy():

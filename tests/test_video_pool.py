@@ -100,7 +100,7 @@ def test_an_exact_size_is_kept_and_stretches(video):
         ({"mode": "all"}, "mode='all'; expected 'uniform' or 'rate'"),
         ({"mode": "rate"}, "fps=None"),
         ({"fps": 2.0}, "fps=2.0"),
-        ({"max_pixels": 100}, "max_pixels=100"),
+        ({"max_tokens": 8}, "max_tokens=8"),
         ({"size": (0, 4)}, "size="),
         ({"decoder": "opencv"}, "decoder='opencv'"),
     ],

@@ -32,7 +32,7 @@ def _clip(name):
 
 @pytest.mark.parametrize("name", FRAMES)
 def test_a_sparse_read_of_a_real_clip_equals_a_full_decode(name):
-    plan = make_plan(_clip(name), PoolConfig(num_frames=16, max_pixels=64 * 784))
+    plan = make_plan(_clip(name), PoolConfig(num_frames=16, max_tokens=64))
     assert plan.num_video_frames == FRAMES[name]
     rows = np.arange(plan.num_frames)
     assert np.array_equal(decode(plan, rows, "auto")[0], decode(plan, rows, "pyav-full")[0])
@@ -40,7 +40,7 @@ def test_a_sparse_read_of_a_real_clip_equals_a_full_decode(name):
 
 @pytest.mark.parametrize("name", ["cup.mp4", "bigbuckbunny.mp4", "bikes.mp4", "carphone_pristine.mp4"])
 def test_decord_sees_the_same_pictures(name):
-    config = {"num_frames": 16, "max_pixels": 64 * 784}
+    config = {"num_frames": 16, "max_tokens": 64}
     ours = open_pool(_clip(name), PoolConfig(**config)).read(range(16)).astype(int)
     theirs = open_pool(_clip(name), PoolConfig(**config, decoder="decord")).read(range(16))
     assert np.abs(ours - theirs).mean() < 3

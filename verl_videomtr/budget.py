@@ -74,11 +74,11 @@ class Needs:
 def largest_frame_tokens(pool: PoolConfig) -> int:
     """Visual tokens of the largest frame that a pool may serve.
 
-    With `size`, of that size as an image processor fits it to its grid; else the bound that max_pixels sets, which a
+    With `size`, of that size as an image processor fits it to its grid; else max_tokens, which a
     frame twice as high as wide reaches (128 at the defaults) and one of 16:9 does not (120).
     """
     if pool.size is None:
-        return pool.max_pixels // pool.factor_px**2
+        return pool.max_tokens
     height, width = (max(1, round(side / pool.factor_px)) for side in pool.size)
     return height * width
 

@@ -148,7 +148,7 @@ class VideoMTRAgentLoop(AgentLoopBase):
             raise ValueError(
                 f"the overview takes {len(play.rows[0].ids)} tokens and leaves no room for a response in "
                 f"actor_rollout_ref.rollout.max_model_len={self.rollout_config.max_model_len}; raise it, or lower "
-                "videomtr.episode.frame_budget or videomtr.video.pool.max_pixels"
+                "videomtr.episode.frame_budget or videomtr.video.pool.max_tokens"
             )
         rows, turn_rows, turn_spans = _without_empty_rows(play)
         for row in rows:

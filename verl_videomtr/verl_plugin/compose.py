@@ -23,6 +23,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 CONFIG_NAME = "ppo_trainer"
 GROUP = "videomtr"
+BASES = (GROUP, f"{GROUP}/recipe")
+"""Groups that set everything; the others depart from them."""
 
 
 class ComposeError(ValueError):
@@ -42,6 +44,7 @@ def compose(overrides: Sequence[str], *, config_name: str = CONFIG_NAME) -> Dict
     """
     for override in overrides:
         _parse(override)
+    check_group_order(overrides)
     try:
         config = _compose(overrides, config_name)
     except CompactHydraException as error:
@@ -137,6 +140,20 @@ def _explain_key(key: str, overrides: Sequence[str], config_name: str) -> str:
     close = [*elsewhere[:2], *difflib.get_close_matches(key, known, n=2, cutoff=0.85)]
     meant = f"did you mean {' or '.join(dict.fromkeys(close))}?" if close else "`--cfg job` lists all keys."
     return f"there is no key {key}; expected an existing one; {meant} (+{key}=... adds a key that nothing may read)"
+
+
+def check_group_order(overrides: Sequence[str]) -> None:
+    """Raise ComposeError where a preset or recipe stands behind a group whose settings it would take back."""
+    early = None
+    for override in overrides:
+        name = override.lstrip("+").partition("=")[0]
+        if name in BASES and override.startswith("+") and early is not None:
+            raise ComposeError(
+                f"{override} stands behind {early} and would take back what that sets; expected presets and recipes "
+                f"before other groups; write {override} first"
+            )
+        if name.startswith(f"{GROUP}/") and name not in BASES and override.startswith("+"):
+            early = early or override
 
 
 def check_group_names(config: DictConfig) -> None:

@@ -9,11 +9,13 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from verl_videomtr.sample import AGENT_NAME
 from verl_videomtr.verl_plugin.checks import BONUS_ESTIMATOR, check_config, reward_config
+from verl_videomtr.verl_plugin.compose import check_group_order
 from verl_videomtr.verl_plugin.settings import load_settings
 
 STOCK_MODES = ("sync", "colocate_async", "separate_async")
@@ -25,6 +27,7 @@ class LaunchCheck(Callback):
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
         try:
+            check_group_order(HydraConfig.get().overrides.task)
             check_launch(config)
         except (ValueError, OSError) as error:
             # Hydra turns exceptions of a callback into warnings; leaving the program is not one.

@@ -36,21 +36,20 @@ class PoolConfig:
     """Side of a patch of the model's vision encoder: 14 for Qwen2.5-VL, 16 for Qwen3-VL."""
     merge: int = 2
     """Patches a side that become one visual token; frame sides are multiples of patch_px * merge."""
-    min_pixels: int = 16 * 28 * 28
-    """Least pixels of a frame; a smaller one is enlarged."""
-    max_pixels: int = 128 * 28 * 28
-    """Most pixels of a frame: 120 visual tokens for a 16:9 video."""
+    min_tokens: int = 16
+    """Least visual tokens of a frame; a smaller one is enlarged."""
+    max_tokens: int = 128
+    """Most visual tokens of a frame; one of 16:9 has 120."""
     decoder: str = "auto"
     """`auto`, `pyav`, `torchcodec` or `decord`."""
 
     def __post_init__(self) -> None:
-        for name in ("num_frames", "patch_px", "merge", "min_pixels"):
+        for name in ("num_frames", "patch_px", "merge", "min_tokens"):
             if getattr(self, name) < 1:
                 raise ValueError(f"videomtr.video.pool.{name}={getattr(self, name)}; expected at least 1")
-        if self.max_pixels < max(self.min_pixels, self.factor_px**2):
+        if self.max_tokens < self.min_tokens:
             raise ValueError(
-                f"videomtr.video.pool.max_pixels={self.max_pixels}; expected at least min_pixels={self.min_pixels} "
-                f"and one grid cell of {self.factor_px}x{self.factor_px}"
+                f"videomtr.video.pool.max_tokens={self.max_tokens}; expected at least min_tokens={self.min_tokens}"
             )
         if self.mode not in ("uniform", "rate"):
             raise ValueError(f"videomtr.video.pool.mode={self.mode!r}; expected 'uniform' or 'rate'")
@@ -68,6 +67,16 @@ class PoolConfig:
     def factor_px(self) -> int:
         """Pixels a side of one visual token."""
         return self.patch_px * self.merge
+
+    @property
+    def min_pixels(self) -> int:
+        """Least area of a frame."""
+        return self.min_tokens * self.factor_px**2
+
+    @property
+    def max_pixels(self) -> int:
+        """Most area of a frame."""
+        return self.max_tokens * self.factor_px**2
 
 
 @dataclass(frozen=True, kw_only=True)

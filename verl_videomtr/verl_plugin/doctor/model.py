@@ -273,7 +273,7 @@ def _grid(case: Case, measured: int, size: tuple[int, int]) -> Iterator[Finding]
             "frames.grid",
             f"a frame of {height}x{width} px becomes {measured} tokens, not {height * width // pool.factor_px**2}",
             why=f"the model's image processor has bounds of its own ({limits}) and resamples every frame once more",
-            fix="bring videomtr.video.pool.min_pixels and max_pixels inside the processor's bounds",
+            fix="bring videomtr.video.pool.min_tokens and max_tokens inside the processor's bounds",
         )
     else:
         yield ok("frames.grid", f"{counted(measured, 'visual token')} for a frame of {height}x{width} px")
@@ -291,5 +291,5 @@ def _same_pixels(case: Case, renderer: Renderer, size: tuple[int, int]) -> Itera
             f"data.mm_processor_kwargs={dict(case.config.data.mm_processor_kwargs)} makes {trained} tokens of a frame "
             f"that vLLM makes {served} of",
             why="the policy would be trained on other frames than it saw: log-probabilities of two models are compared",
-            fix="data.mm_processor_kwargs={} and videomtr.video.pool.max_pixels, which both sides see",
+            fix="data.mm_processor_kwargs={} and videomtr.video.pool.max_tokens, which both sides see",
         )
