@@ -19,14 +19,16 @@ from tqdm import tqdm
 
 from data_prep import command
 from data_prep.annotations import AnnotationError, read_records, require_columns
-from data_prep.asking import KEY_VARIABLE, Answer, Server, ask_all
 from data_prep.drops import DropList, Dropped, text_of
-from data_prep.journal import Journal, JournalError
 from data_prep.nextgqa import add_filter_arguments
 from data_prep.relevance import RelevanceFilter, Segments, clip_segments
 from data_prep.rewriting import read_rewrite, request_body, request_key
 from data_prep.videos import probe_videos, require_root
 from verl_videomtr.sample import Sample, SampleError
+from verl_videomtr.serving.batch import ask_all
+from verl_videomtr.serving.completion import Completion
+from verl_videomtr.serving.journal import Journal, JournalError
+from verl_videomtr.serving.server import KEY_VARIABLE, Server
 
 SOURCE = "qvhighlights"
 LICENSE = "CC BY-NC-SA 4.0"
@@ -138,7 +140,7 @@ def _keep_openable(queries: list[Query], *, root: Path, drops: DropList) -> list
     return [query for query in queries if probed[query.video].problem is None]
 
 
-def _entry(query: Query, answer: Answer, *, key: str, model: str) -> dict[str, Any]:
+def _entry(query: Query, answer: Completion, *, key: str, model: str) -> dict[str, Any]:
     return {
         "key": key,
         "source": SOURCE,
@@ -179,7 +181,7 @@ def _is_malformed(entry: Mapping[str, Any]) -> bool:
 
 def _ask_missing(
     queries: Mapping[str, Query], bodies: Mapping[str, dict[str, Any]], journal: Journal, arguments: argparse.Namespace
-) -> tuple[list[Answer], dict[str, str], dict[str, str]]:
+) -> tuple[list[Completion], dict[str, str], dict[str, str]]:
     """Ask for what the journal lacks; return the new answers and, by key, what was refused and what failed."""
     server = Server(
         base_url=arguments.base_url,
@@ -191,13 +193,13 @@ def _ask_missing(
     is_retried = _is_malformed if arguments.retry_malformed else _is_cut
     retried = {key for key in bodies if key in journal.entries and is_retried(journal.entries[key])}
     missing = [(key, body) for key, body in bodies.items() if key not in journal.entries or key in retried]
-    new: list[Answer] = []
+    new: list[Completion] = []
     interval = 0.5 if sys.stderr.isatty() else 30.0
     with tqdm(
         total=len(bodies), initial=len(bodies) - len(missing), desc="rewriting", unit="query", mininterval=interval
     ) as bar:
 
-        def answered(key: str, answer: Answer) -> None:
+        def answered(key: str, answer: Completion) -> None:
             journal.append(_entry(queries[key], answer, key=key, model=arguments.model))
             new.append(answer)
             bar.update()
@@ -206,7 +208,7 @@ def _ask_missing(
     return new, outcome.refused, outcome.unanswered
 
 
-def _print_cost(new: list[Answer], entries: Iterable[Mapping[str, Any]], arguments: argparse.Namespace) -> None:
+def _print_cost(new: list[Completion], entries: Iterable[Mapping[str, Any]], arguments: argparse.Namespace) -> None:
     paid = [(entry["input_tokens"], entry["output_tokens"]) for entry in entries]
     for name, tokens in (
         ("this run", [(answer.input_tokens, answer.output_tokens) for answer in new]),

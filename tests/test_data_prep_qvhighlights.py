@@ -16,8 +16,9 @@ from pathlib import Path
 import pytest
 
 from data_prep import qvhighlights
-from data_prep.asking import AskError, Server, ask_all
 from verl_videomtr.sample import read_rows
+from verl_videomtr.serving.batch import ask_all
+from verl_videomtr.serving.server import AskError, Server
 
 ROOT = Path(__file__).resolve().parents[1]
 REAL_FILE = ROOT.parent / "shared" / "data" / "qvhighlights" / "highlight_val_release.jsonl"
@@ -226,7 +227,7 @@ def test_connection_refused_is_unanswered_not_a_crash():
     with ScriptedServer(always_good) as server:
         pass
     _, outcome = ask(server, ["one"], max_attempts=2)
-    assert "APIConnectionError" in outcome.unanswered["one"]
+    assert "ClientConnectorError" in outcome.unanswered["one"]
     assert "after 2 attempts" in outcome.unanswered["one"]
 
 

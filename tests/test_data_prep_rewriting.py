@@ -7,8 +7,8 @@ from collections import Counter
 import pytest
 
 from data_prep.drops import Dropped
-from data_prep.journal import Journal, JournalError
 from data_prep.rewriting import read_rewrite, request_body, request_key
+from verl_videomtr.serving.journal import Journal, JournalError
 
 GOOD = {
     "suitable": True,

@@ -1,13 +1,15 @@
-"""The answers that were paid for, one JSON line each, on disk before the next is asked for.
+"""The answers that were paid for, one JSON line each, on disk before they are used.
 
 A killed run loses at most the requests in flight: the next run reads the journal and asks only for what is missing.
 """
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,10 +48,14 @@ class Journal:
 
     def append(self, entry: dict[str, Any]) -> None:
         """Add an answered request; it is on disk when this returns. `entry["key"]` is the request's key."""
-        self._file.write(json.dumps(entry).encode() + b"\n")
+        self.append_all([entry])
+
+    def append_all(self, entries: Sequence[dict[str, Any]]) -> None:
+        """Add several with one wait for the disk."""
+        self._file.write(b"".join(json.dumps(entry).encode() + b"\n" for entry in entries))
         self._file.flush()
         os.fsync(self._file.fileno())
-        self.entries[entry["key"]] = entry
+        self.entries.update((entry["key"], entry) for entry in entries)
 
     def close(self) -> None:
         self._file.close()
@@ -72,3 +78,49 @@ class Journal:
                     "remove that line, or move the journal away to start anew"
                 ) from None
         return entries
+
+
+class SharedJournal:
+    """A journal that many tasks of one event loop write: what arrives while the disk is busy is written together."""
+
+    def __init__(self, journal: Journal) -> None:
+        self.journal = journal
+        self._waiting: list[tuple[dict[str, Any], asyncio.Future[None]]] = []
+        self._writer: asyncio.Task[None] | None = None
+
+    def get(self, key: str) -> dict[str, Any] | None:
+        """Return the entry of a key, None where there is none."""
+        return self.journal.entries.get(key)
+
+    async def append(self, entry: dict[str, Any]) -> None:
+        """Add an entry; it is on disk when this returns, and the loop has not waited for it.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        done = asyncio.get_running_loop().create_future()
+        self._waiting.append((entry, done))
+        if self._writer is None or self._writer.done():
+            self._writer = asyncio.create_task(self._write())
+        await done
+
+    async def drain(self) -> None:
+        """Wait until everything that was handed over is on disk; to be called before the journal is closed."""
+        if self._writer is not None:
+            await self._writer
+
+    async def _write(self) -> None:
+        while self._waiting:
+            batch, self._waiting = self._waiting, []
+            failure: OSError | None = None
+            try:
+                await asyncio.to_thread(self.journal.append_all, [entry for entry, _ in batch])
+            except OSError as error:
+                failure = error
+            for _, done in batch:
+                if done.done():
+                    continue
+                if failure is None:
+                    done.set_result(None)
+                else:
+                    done.set_exception(failure)

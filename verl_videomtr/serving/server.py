@@ -1,0 +1,65 @@
+"""Where and how a server is asked, and the three ways in which it does not answer."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
+
+KEY_VARIABLE = "OPENAI_API_KEY"
+MAX_WAIT_SECONDS = 60.0
+MAX_FAILED_IN_A_ROW = 10
+"""Requests without an answer, one after the other, at which the run gives up: the server is gone."""
+MAX_SHOWN = 300
+"""Characters of a server's error that are shown: some answer with a whole web page."""
+
+
+class AskError(ValueError):
+    """No use asking further: a wrong address, model or key, an empty account, or a server that does not come back."""
+
+
+class Refused(Exception):
+    """The server will never answer this request (HTTP 400, 413, 422); its reason is the message."""
+
+
+class Unanswered(Exception):
+    """The request ran out of attempts; the last failure is the message. Asking again later may help."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Server:
+    """Where and how to ask."""
+
+    base_url: str
+    """Address of the API, ending in `/v1` for most servers."""
+    concurrency: int = 8
+    """Requests in flight at once."""
+    timeout_seconds: float = 60.0
+    """Longest wait for one whole answer, however its bytes arrive."""
+    max_attempts: int = 6
+    """Tries per request before it counts as unanswered."""
+    backoff_seconds: float = 1.0
+    """Wait after the first failure; doubles with each further one, up to a minute, and is varied by up to a half."""
+    max_answer_bytes: int = 16 * 2**20
+    """A longer answer is not read to its end."""
+    api_key: str | None = field(default_factory=lambda: os.environ.get(KEY_VARIABLE) or None, repr=False)
+    """From the environment; never shown."""
+
+    def __post_init__(self) -> None:
+        parts = urlsplit(self.base_url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError("the base URL is not an address; expected http(s)://host[:port]/v1; check --base-url")
+        if "@" in parts.netloc or parts.query:
+            raise ValueError(f"the base URL holds credentials or a query; expected neither; use {KEY_VARIABLE}")
+        for name in ("concurrency", "timeout_seconds", "max_attempts", "max_answer_bytes"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name}={getattr(self, name)}; expected more than 0")
+
+    @property
+    def root(self) -> str:
+        """The base URL without a slash at its end."""
+        return self.base_url.rstrip("/")
+
+    def redact(self, text: str) -> str:
+        """Return the text without the key: servers quote it in errors, and some in answers."""
+        return text.replace(self.api_key, "[key]") if self.api_key else text
