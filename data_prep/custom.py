@@ -18,7 +18,8 @@ from data_prep.choices import check_distinct, letter_of_either, strip_letters
 from data_prep.drops import DropList, Dropped, collect, text_of
 from data_prep.relevance import Segments
 from data_prep.videos import Probed, probe_videos
-from verl_videomtr.sample import QUESTION_TYPES, Sample
+from verl_videomtr.answers import QUESTION_TYPES
+from verl_videomtr.sample import Sample
 
 REQUIRED = ("video", "question", "answer")
 OPTIONAL = ("options", "segments", "duration_seconds", "id", "question_type")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import time
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from verl_videomtr.answers import find_number, is_correct, normalise, option_letter
+from verl_videomtr.answers import answer_problem, find_number, is_correct, normalise, option_letter
 
 ANIMALS = ("a dog", "cat", "A man walks", "Vitamin C")
 ACTIONS = (
@@ -19,6 +20,17 @@ ACTIONS = (
 )
 SIX = ("red", "green", "blue", "A yellow coat", "Both A and B", "cannot be determined")
 NUMBERS = ("3", "4", "12", "0")
+# As published questions have them: letters for texts, markup, signs, and articles that a model adds or leaves out.
+REAL_TEXTS = (
+    ("(d).", "(a)(c).", "(a)(b)(c).", "(b)(d)."),
+    ("D.", "A.", "B.", "C"),
+    ("He buys a $5 tree.", "He sells a *large* tree", "A sign says 5 * 3", "He finds a $20 tree and a `key`."),
+    ("5 *", "hop*step", "_snake_case_", "a {brace}"),
+    ("+", "-", "*", "/"),
+    ("-1", "1", "-2", "2"),
+    ("The red car", "a dog and the cat", "An apple", "vitamin A"),
+    ("Team A", "Team B", "Team C", "Plan A"),
+)
 SAME_START = ("The man", "The man in the car", "A man", "I do not know")
 
 
@@ -48,10 +60,13 @@ def spellings(letter, text):
 
 
 def cases():
-    for options in (ANIMALS, ACTIONS, SIX):
+    for options in (ANIMALS, ACTIONS, SIX, *REAL_TEXTS):
         for i, text in enumerate(options):
             letter = "ABCDEF"[i]
             for spelling in spellings(letter, text):
+                if options in REAL_TEXTS[:2] and spelling in (f"{letter} {text}", f"{text} ({letter})"):
+                    # "C B." is two letters, whatever C's text is.
+                    continue
                 yield pytest.param(spelling, letter, options, id=f"{options[0][:2]}-{letter}-{spelling[:40]!r}")
 
 
@@ -61,6 +76,50 @@ def test_the_letter_is_found(text, letter, options):
     assert is_correct(text, letter.lower(), question_type="multiple_choice", options=options)
     other = "B" if letter == "A" else "A"
     assert not is_correct(text, other, question_type="multiple_choice", options=options)
+
+
+@pytest.mark.parametrize("options", REAL_TEXTS[2:])
+def test_a_text_alone_names_its_option_with_and_without_articles(options):
+    for letter, text in zip("ABCD", options, strict=True):
+        bare = re.sub(r"(?i)\b(?:a|an|the) ", "", text)
+        assert [option_letter(said, options) for said in (text, bare, f"{letter}. {bare}")] == [letter] * 3, text
+
+
+@pytest.mark.parametrize(
+    ("text", "letter", "options"),
+    [
+        # The letter is the letter, whatever the options are made of.
+        ("(D)", "D", REAL_TEXTS[0]),
+        ("The answer is (D).", "D", REAL_TEXTS[0]),
+        ("I think it is (D) because of the cup", "D", REAL_TEXTS[0]),
+        ("C. B.", "C", REAL_TEXTS[1]),
+        ("I think it is C. B.", "C", REAL_TEXTS[1]),
+        ("(a)(c)", "B", REAL_TEXTS[0]),
+        ("(a)(c). (B)", "B", REAL_TEXTS[0]),
+        ("M*A*S*H", "B", ("Cheers", "M*A*S*H", "A")),
+        ("B. M*A*S*H", "B", ("Cheers", "M*A*S*H", "A")),
+        # A letter that is not the quoted text's: the letter decides, also where it could be an article.
+        ("A. cat", "A", ("dog", "cat", "fish")),
+        ("The answer is A. cat", "A", ("dog", "cat", "fish")),
+        ("a cat", "B", ("dog", "cat", "fish")),
+        ("A cat", "B", ("dog", "cat", "fish")),
+        # Equal texts are told apart by the letter alone.
+        ("A. cat", "A", ("cat", "dog", "the cat")),
+        ("C) the cat", "C", ("cat", "dog", "the cat")),
+        ("the cat", None, ("cat", "dog", "the cat")),
+        # Still two letters.
+        ("C, D", None, REAL_TEXTS[1]),
+        ("A D.", None, REAL_TEXTS[1]),
+        ("(A) (B)", None, REAL_TEXTS[1]),
+        ("(a) or (b)", None, REAL_TEXTS[0]),
+        ("D. (a)(c).", None, REAL_TEXTS[0]),
+        # An empty option is named by nothing but its letter.
+        ("", None, ("dog", "", "cat")),
+        ("B", "B", ("dog", "", "cat")),
+    ],
+)
+def test_letters_texts_and_articles_on_real_options(text, letter, options):
+    assert option_letter(text, options) == letter
 
 
 @pytest.mark.parametrize("letter", "ABCD")
@@ -230,6 +289,11 @@ def test_numbers_count_to_two_decimals(given_text, answer, expected):
         ("the", "a", False),
         ("", "cat", False),
         ("C++", "C", False),
+        ("vitamin", "vitamin A", False),
+        ("a Team A", "team A", True),
+        ("-3 degrees", "3 degrees", False),
+        ("\\boxed{red car}", "**the red** car", True),
+        ("five dollars, $5", "five dollars, 5", True),
     ],
 )
 def test_free_text_is_matched_normalised(given_text, answer, expected):
@@ -252,7 +316,58 @@ def test_at_most_one_option_is_right(text, sample_answer):
 
 
 @pytest.mark.parametrize(
-    "unit", ["A", "A ", "a", "(", "1", "1,", "1,234", ".", " ", "*", "\\", "<b", "the answer is ", "-", "B "]
+    ("question_type", "good", "bad"),
+    [
+        ("multiple_choice", ("A", "D"), ("a", " A", "E", "", "AB", None, 1)),
+        (
+            "numeric",
+            ("3", "-3.5", "1,234", "12 apples", "1e3"),
+            ("1,5", "1_000", "٣", "1e400", "nan", "2 or 3", "", None),
+        ),
+        ("free_text", ("the", "C++", "猫", "1,5"), ("?", "...", "**", "$", "", None, 3)),
+    ],
+)
+def test_a_sample_passes_exactly_where_every_answer_can_be_judged_by_it(question_type, good, bad):
+    options = ANIMALS if question_type == "multiple_choice" else ()
+    for answer in good:
+        assert answer_problem(answer, question_type=question_type, options=options) is None
+        assert is_correct(answer, answer, question_type=question_type, options=options)
+    for answer in bad:
+        assert f"answer={answer!r}; expected" in answer_problem(answer, question_type=question_type, options=options)
+
+
+@given(answer=st.text(), predicted=st.text(), question_type=st.sampled_from(["numeric", "free_text"]))
+def test_an_answer_that_passes_never_makes_the_scorer_raise(answer, predicted, question_type):
+    if answer_problem(answer, question_type=question_type) is None:
+        assert is_correct(answer, answer, question_type=question_type)
+        is_correct(predicted, answer, question_type=question_type)
+    else:
+        with pytest.raises(ValueError, match="correct it and write its row again"):
+            is_correct(predicted, answer, question_type=question_type)
+
+
+@pytest.mark.parametrize(
+    "unit",
+    [
+        "A",
+        "A ",
+        "a",
+        "(",
+        "1",
+        "1,",
+        "1,234",
+        ".",
+        " ",
+        "*",
+        "\\",
+        "<b",
+        "the answer is ",
+        "-",
+        "B ",
+        "A.",
+        "a dog ",
+        "A) ",
+    ],
 )
 def test_long_texts_are_read_in_linear_time(unit):
     text = unit * (400_000 // len(unit))

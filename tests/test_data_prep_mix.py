@@ -131,7 +131,7 @@ def test_check_lists_every_broken_row_of_a_file(tmp_path, capsys):
     assert check.main([str(tmp_path / "a.parquet")]) == 1
     output = capsys.readouterr().out
     assert "row 1: segment (10.0, 61.0); expected 0 <= start < end <= 60.0 seconds" in output
-    assert "row 2: answer='D'; expected a letter A to C" in output
+    assert "row 2: answer='D'; expected one option letter A-C" in output
     assert "index occurs twice (1)" in output
     assert "3 problems" in output
 

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from verl_videomtr.answers import normalise
 from verl_videomtr.sample import (
     LETTERS,
     SCHEMA,
@@ -75,7 +76,9 @@ def test_file_round_trip_keeps_missing_segments_and_empty_options(tmp_path):
     assert os.listdir(tmp_path / "new") == ["rows.parquet"]
 
 
-TEXT = st.text(min_size=1, max_size=30).filter(lambda text: text.strip() and "<|" not in text)
+TEXT = st.text(st.characters(exclude_characters="\0", codec="utf-8"), min_size=1, max_size=30).filter(
+    lambda text: text.strip() and "<|" not in text
+)
 SECONDS = st.floats(0, 1e5, allow_nan=False)
 
 
@@ -95,7 +98,7 @@ def any_samples(draw):
         question=draw(TEXT),
         options=options,
         question_type="multiple_choice" if options else "free_text",
-        answer=draw(st.sampled_from(LETTERS[: len(options)])) if options else draw(TEXT),
+        answer=draw(st.sampled_from(LETTERS[: len(options)])) if options else draw(TEXT.filter(normalise)),
         duration_seconds=1e5 if segments is not None else draw(st.none() | st.floats(0.1, 1e5)),
         segments=segments,
         groups=draw(st.dictionaries(TEXT, TEXT | st.lists(TEXT, max_size=3), max_size=3)),
@@ -144,10 +147,20 @@ def test_verls_stock_dataset_loads_and_mixes_the_files(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"answer": "D"}, "expected a letter A to C"),
-        ({"answer": "to open it"}, "expected a letter A to C"),
+        ({"answer": "D"}, "expected one option letter A-C"),
+        ({"answer": "to open it"}, "expected one option letter A-C"),
+        ({"answer": "a"}, "expected one option letter A-C"),
         ({"options": ("only one",)}, "1 options; expected 2 to 26"),
-        ({"options": ("one", " ", "three")}, "expected non-empty texts"),
+        ({"options": (" ", "two", "three")}, "expected the right one, A, not to be empty"),
+        ({"options": ("one", 2, "three")}, "expected texts that UTF-8 can hold"),
+        ({"options": ("one", "a\0b")}, "without NUL"),
+        ({"question": "a\0b"}, "without NUL"),
+        ({"index": 2**63}, "expected an integer >= 0 of 64 bits"),
+        ({"segments": ((1.0,),)}, "expected 0 <= start < end"),
+        ({"segments": (("1", "2"),)}, "expected 0 <= start < end"),
+        ({"segments": ((1.0, float("nan")),)}, "expected 0 <= start < end"),
+        ({"metadata": {"at": object()}}, "metadata is not JSON"),
+        ({"metadata": {1: "a", "b": 2}}, "metadata is not JSON"),
         ({"question": ""}, "question=''; expected non-empty text"),
         ({"sample_id": None}, "sample_id=None; expected non-empty text"),
         ({"question": "half a \ud83d"}, "expected text that UTF-8 can hold"),
@@ -172,9 +185,40 @@ def test_broken_field_raises_with_value_and_rule(changes, message):
         make_sample(**changes)
 
 
-def test_numeric_answer_must_be_a_number():
-    with pytest.raises(SampleError, match="expected a finite number"):
-        make_open_sample(answer="about ten")
+@pytest.mark.parametrize("answer", ["about ten", "1,5", "1_000", "٣", "1e400", "nan", "2 or 3"])
+def test_numeric_answer_must_be_a_number_that_the_scorer_reads(answer):
+    with pytest.raises(SampleError, match="expected one number, a finite number"):
+        make_open_sample(answer=answer)
+
+
+@pytest.mark.parametrize("answer", ["?", "...", "**", "$"])
+def test_free_text_answer_must_leave_something_to_match(answer):
+    with pytest.raises(SampleError, match="expected a text to match"):
+        make_open_sample(answer=answer, question_type="free_text")
+
+
+def test_wrong_option_may_be_empty_and_survives_a_file(tmp_path):
+    sample = make_sample(options=("to open it", "", "to hide it"))
+    assert read_rows(write_rows(tmp_path / "rows.parquet", [sample])) == [sample]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("options", "to open it"),
+        ("options", 3),
+        ("segments", [[1.0, None]]),
+        ("segments", [1.0, 2.0]),
+        ("segments", "[[1, 2]]"),
+        ("metadata", "[" * 100_000),
+        ("groups", None),
+    ],
+)
+def test_row_of_other_types_is_an_error_not_a_crash(name, value):
+    row = make_sample().to_row()
+    row["extra_info"][name] = value
+    with pytest.raises(SampleError, match=f"{name}="):
+        Sample.from_row(row)
 
 
 def test_error_names_every_broken_field_and_the_sample():

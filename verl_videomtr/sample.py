@@ -21,10 +21,10 @@ from typing import Any, Literal, overload
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from verl_videomtr.answers import LETTERS, answer_problem
+
 AGENT_NAME = "video_mtr"
 ABILITY = "video_qa"
-LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-QUESTION_TYPES = ("multiple_choice", "numeric", "free_text")
 QuestionType = Literal["multiple_choice", "numeric", "free_text"]
 
 SCHEMA = pa.schema(
@@ -90,7 +90,8 @@ class Sample:
     question: str
     """The question alone, without options."""
     options: tuple[str, ...] = ()
-    """Option texts without letters; empty unless the question is multiple choice."""
+    """Option texts without letters; none unless the question is multiple choice. A wrong option may be an empty text:
+    published benchmarks have such questions, and count them."""
     answer: str
     """The option's letter for multiple choice, else the number or text."""
     question_type: QuestionType
@@ -120,7 +121,6 @@ class Sample:
         def get(name: str) -> Any:
             return _member(info, name, where="extra_info")
 
-        segments, options = get("segments"), get("options")
         sample = cls(
             data_source=_member(row, "data_source", where="row"),
             sample_id=get("sample_id"),
@@ -129,10 +129,10 @@ class Sample:
             video=get("video"),
             duration_seconds=get("duration_seconds"),
             question=get("question"),
-            options=() if options is None else tuple(options),
+            options=_list_of_texts(get("options"), name="options"),
             answer=get("answer"),
             question_type=get("question_type"),
-            segments=None if segments is None else tuple(tuple(float(t) for t in span) for span in segments),  # type: ignore[misc]
+            segments=_segments(get("segments")),
             groups=_json_object(get("groups"), name="groups"),
             metadata=_json_object(get("metadata"), name="metadata"),
         )
@@ -282,12 +282,12 @@ def _problems(sample: Sample) -> Iterable[str]:
         value = getattr(sample, name)
         if not isinstance(value, str) or not value.strip():
             yield f"{name}={value!r}; expected non-empty text"
-        elif not _is_utf8(value):
-            yield f"{name}={value!r}; expected text that UTF-8 can hold"
+        elif not _is_plain(value):
+            yield f"{name}={value!r}; expected text that UTF-8 can hold, without NUL"
     if isinstance(sample.video, str) and not _URL.match(sample.video) and not _stays_below(sample.video):
         yield f"video={sample.video!r}; expected a path without '..'"
-    if isinstance(sample.index, bool) or not isinstance(sample.index, int) or sample.index < 0:
-        yield f"index={sample.index!r}; expected an integer >= 0"
+    if isinstance(sample.index, bool) or not isinstance(sample.index, int) or not 0 <= sample.index < 2**63:
+        yield f"index={sample.index!r}; expected an integer >= 0 of 64 bits"
     for text in (sample.question, *sample.options):
         if isinstance(text, str) and (token := _CONTROL_TOKEN.search(text)):
             # It would be tokenized as the real thing, and an image placeholder without an image stops the run.
@@ -298,22 +298,26 @@ def _problems(sample: Sample) -> Iterable[str]:
         is_list_of_text = isinstance(value, list) and all(isinstance(item, str) for item in value)
         if not isinstance(name, str) or not (isinstance(value, str) or is_list_of_text):
             yield f"groups[{name!r}]={value!r}; expected text or a list of texts"
+    try:
+        json.dumps(dict(sample.metadata), sort_keys=True)
+    except (TypeError, ValueError, RecursionError) as error:
+        yield f"metadata is not JSON ({error}); expected texts, numbers, lists and objects, not nested without end"
 
 
 def _answer_problems(sample: Sample) -> Iterable[str]:
-    if sample.question_type not in QUESTION_TYPES:
-        yield f"question_type={sample.question_type!r}; expected one of {QUESTION_TYPES}"
-    elif sample.question_type == "multiple_choice":
-        if not 2 <= len(sample.options) <= len(LETTERS):
-            yield f"{len(sample.options)} options; expected 2 to {len(LETTERS)} for multiple choice"
-        elif not isinstance(sample.answer, str) or sample.answer not in tuple(LETTERS[: len(sample.options)]):
-            yield f"answer={sample.answer!r}; expected a letter A to {LETTERS[len(sample.options) - 1]}"
-        if not all(isinstance(text, str) and text.strip() and _is_utf8(text) for text in sample.options):
-            yield f"options={sample.options!r}; expected non-empty texts that UTF-8 can hold"
-    elif sample.options:
-        yield f"options={sample.options!r}; expected none for question_type={sample.question_type!r}"
-    elif sample.question_type == "numeric" and not _is_number(sample.answer):
-        yield f"answer={sample.answer!r}; expected a finite number for question_type='numeric'"
+    if sample.question_type == "multiple_choice" and not 2 <= len(sample.options) <= len(LETTERS):
+        yield f"{len(sample.options)} options; expected 2 to {len(LETTERS)} for multiple choice"
+        return
+    problem = answer_problem(sample.answer, question_type=sample.question_type, options=sample.options)
+    if problem is not None:
+        yield problem
+    if sample.question_type != "multiple_choice":
+        if sample.options:
+            yield f"options={sample.options!r}; expected none for question_type={sample.question_type!r}"
+    elif not all(isinstance(text, str) and _is_plain(text) for text in sample.options):
+        yield f"options={sample.options!r}; expected texts that UTF-8 can hold, without NUL"
+    elif problem is None and not sample.options[LETTERS.index(sample.answer)].strip():
+        yield f"options={sample.options!r}; expected the right one, {sample.answer}, not to be empty"
 
 
 def _time_problems(sample: Sample) -> Iterable[str]:
@@ -329,7 +333,8 @@ def _time_problems(sample: Sample) -> Iterable[str]:
     if not sample.segments:
         yield "segments=(); expected at least one interval, or None where evidence is not annotated"
     for span in sample.segments:
-        if len(span) != 2 or not 0.0 <= span[0] < span[1] <= duration + _TIME_TOLERANCE_SECONDS:
+        is_pair = len(span) == 2 and all(isinstance(time, (int, float)) for time in span)
+        if not is_pair or not 0.0 <= span[0] < span[1] <= duration + _TIME_TOLERANCE_SECONDS:
             yield f"segment {tuple(span)}; expected 0 <= start < end <= {duration} seconds"
 
 
@@ -337,20 +342,13 @@ def _stays_below(video: str) -> bool:
     return bool(video) and "\0" not in video and ".." not in PurePosixPath(video).parts
 
 
-def _is_utf8(text: str) -> bool:
+def _is_plain(text: str) -> bool:
     try:
         text.encode()
     except UnicodeEncodeError:
         # Half of a surrogate pair, from a JSON escape that was cut in two.
         return False
-    return True
-
-
-def _is_number(text: Any) -> bool:
-    try:
-        return math.isfinite(float(text.replace(",", "")))
-    except (AttributeError, ValueError):
-        return False
+    return "\0" not in text
 
 
 def _member(row: Mapping[str, Any], name: str, *, where: str) -> Any:
@@ -359,11 +357,27 @@ def _member(row: Mapping[str, Any], name: str, *, where: str) -> Any:
     return row[name]
 
 
+def _list_of_texts(value: Any, *, name: str) -> tuple[str, ...]:
+    value = () if value is None else _plain(value)
+    if not isinstance(value, (list, tuple)):
+        raise SampleError(f"{name}={value!r}; expected a list of texts; rebuild the file with data_prep")
+    return tuple(value)
+
+
+def _segments(value: Any) -> tuple[tuple[float, float], ...] | None:
+    if value is None:
+        return None
+    try:
+        return tuple((float(start), float(end)) for start, end in value)
+    except (TypeError, ValueError):
+        raise SampleError(f"segments={_plain(value)!r}; expected pairs of seconds; rebuild the file") from None
+
+
 def _json_object(text: Any, *, name: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
-    except (TypeError, ValueError) as error:
-        raise SampleError(f"{name}={text!r} is not JSON; expected a JSON object as text") from error
+    except (TypeError, ValueError, RecursionError) as error:
+        raise SampleError(f"{name}={str(text)[:200]!r} is not JSON; expected a JSON object as text") from error
     if not isinstance(value, dict):
         raise SampleError(f"{name}={text!r}; expected a JSON object as text")
     return value
