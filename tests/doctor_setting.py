@@ -13,11 +13,11 @@ from omegaconf import OmegaConf, open_dict
 
 from data_prep import synthetic
 from recipes.learning_study import tiny_model
+from verl_videomtr.settings import load_settings
 from verl_videomtr.verl_plugin.compose import compose
 from verl_videomtr.verl_plugin.doctor import data, model
 from verl_videomtr.verl_plugin.doctor.case import Case
 from verl_videomtr.verl_plugin.doctor.findings import Level
-from verl_videomtr.verl_plugin.settings import load_settings
 
 ACTOR, ROLLOUT, REF = "actor_rollout_ref.actor", "actor_rollout_ref.rollout", "actor_rollout_ref.ref"
 GROUPS = ["+videomtr=paper", "+videomtr/device=cpu", "+videomtr/model=tiny"]

@@ -11,7 +11,7 @@ import torch
 from doctor_setting import ACTOR, REF, ROLLOUT, bad, only, overrides_of
 
 from verl_videomtr.budget import Needs, Row
-from verl_videomtr.episode import Episode, StopReason
+from verl_videomtr.episode import StopReason
 from verl_videomtr.prompts import Prompts
 from verl_videomtr.sample import question_text
 from verl_videomtr.verl_plugin.doctor import agreement, lengths
@@ -35,41 +35,52 @@ class Server:
     async def generate(self, *, request_id, prompt_ids, sampling_params, image_data):
         room = min(self.length, sampling_params["max_tokens"]) - len(self.head) - len(self.tail)
         ids = [*self.head, *self.filler * room, *self.tail][: sampling_params["max_tokens"]]
-        return SimpleNamespace(token_ids=ids, log_probs=[0.0] * len(ids), num_preempted=None, extra_fields={})
+        return SimpleNamespace(
+            token_ids=ids, log_probs=[0.0] * len(ids), num_preempted=None, extra_fields={}, stop_reason="completed"
+        )
 
 
 def play(case, *, length=None):
-    """Play the agent loop's own episode on the first video."""
-    from verl_videomtr.verl_plugin.agent_loop import VideoMTRAgentLoop
+    """Play the agent loop's own episode on the first video; return the finished episode and its segments."""
+    from verl_videomtr.rollout import open_episode
+    from verl_videomtr.rollout import play as play_out
     from verl_videomtr.verl_plugin.doctor.rendering import Renderer
-    from verl_videomtr.verl_plugin.play import Play
+    from verl_videomtr.verl_plugin.token_policy import TokenLimits, TokenPolicy
+    from verl_videomtr.verl_plugin.turn_end import read_turn_end
     from verl_videomtr.video.service import FrameService
 
     sample = max(case.samples["train"], key=lambda sample: len(question_text(sample)))
-    video = str(case.settings.video.root) + "/" + sample.video
+    settings = case.settings
 
     async def run():
-        frames = FrameService(config=case.settings.video.pool)
+        frames = FrameService(config=settings.video.pool)
         try:
-            pool = await frames.pool(video)
-            loop = object.__new__(VideoMTRAgentLoop)
-            loop.rollout_config, loop.tokenizer = case.rollout, case.model.tokenizer
-            loop.settings, loop.worker = case.settings, SimpleNamespace(frames=frames)
-            loop.continuous_token_builder = Renderer(case).builder
-            loop.loop = asyncio.get_running_loop()
-            loop.server_manager = Server(
-                case.model.tokenizer, pool.num_frames - 1, length or case.settings.max_response_tokens
+            rollout = await open_episode(
+                sample,
+                config=settings.episode,
+                prompts=Prompts.load(settings.prompts),
+                frames=frames,
+                root=settings.video.root,
             )
-            episode = Episode(
-                config=case.settings.episode,
-                prompts=Prompts.load(case.settings.prompts),
-                question=question_text(sample),
-                times_seconds=pool.times_seconds.tolist(),
-                duration_seconds=pool.duration_seconds,
+            last_index = len(rollout.episode.times_seconds) - 1
+            server = Server(case.model.tokenizer, last_index, length or settings.max_response_tokens)
+            policy = TokenPolicy(
+                generate=server.generate,
+                builder=Renderer(case).builder,
+                tokenizer=case.model.tokenizer,
+                turn_end=read_turn_end(case.model.tokenizer, case.model.processor),
+                limits=TokenLimits(
+                    response=settings.max_response_tokens,
+                    segment_prompt=case.rollout.prompt_length,
+                    segment_response=case.rollout.response_length,
+                    context=case.rollout.max_model_len,
+                ),
+                sampling_params={},
+                system_text=rollout.episode.system_text,
+                sends_arrays=True,
             )
-            played = Play(loop, episode, video, {})
-            await played.run()
-            return played
+            await play_out(rollout, policy)
+            return SimpleNamespace(episode=rollout.episode, segments=policy.segments)
         finally:
             frames.close()
 
@@ -90,7 +101,7 @@ def test_needs_are_those_of_a_played_episode(measured, overrides):
             response_tokens=len(row.mask),
             num_frames=len(row.images),
         )
-        for row in played.rows
+        for row in played.segments
     ]
     real, needs = Needs.of(rows), lengths.episodes(case).usual
     for name in ("prompt_tokens", "response_tokens", "row_tokens"):
@@ -103,7 +114,7 @@ def test_an_overview_that_does_not_fit_the_prompt(measured):
     fault = ["data.max_prompt_length=40"]
     case = measured(*fault)
     finding = only(lengths.check_lengths(case), "lengths.prompt")
-    with pytest.raises(ValueError, match="Multimodal prompt produced"):
+    with pytest.raises(ValueError, match="the overview takes"):
         play(case)
     mended = measured(*fault, *overrides_of(finding.fix))
     assert not bad(lengths.check_lengths(mended))
@@ -174,7 +185,7 @@ def test_more_images_than_vllm_is_told_of(measured, checkpoint):
     finding = only(agreement.check_agreement(measured(*fault)), "config.plugin")
     mended = measured(*fault, *overrides_of(finding.fix))
     assert not bad(agreement.check_agreement(mended))
-    images = len(play(mended).rows[0].images)
+    images = len(play(mended).segments[0].images)
     for limit, refuses in ((12, True), (mended.rollout.limit_images, False)):
         served = ModelConfig(model=str(checkpoint), dtype="float32", limit_mm_per_prompt={"image": limit})
         info = MULTIMODAL_REGISTRY.create_processor(served).info
@@ -260,7 +271,7 @@ def test_rows_longer_than_a_micro_batch(measured, key, spread):
     finding = only(lengths.check_lengths(case), "lengths.micro")
     assert key.removeprefix("+") in finding.what
     row = lengths.episodes(case).usual.row_tokens
-    real = play(case).rows[0]
+    real = play(case).segments[0]
     assert len(real.ids) > 80 * spread
     with pytest.raises(AssertionError, match="max_token_len must be greater than the sequence length"):
         fill(len(real.ids), 80, spread)

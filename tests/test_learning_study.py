@@ -29,8 +29,8 @@ from recipes.learning_study.tables import (
     trajectories,
     wilson,
 )
+from verl_videomtr.settings import load_settings
 from verl_videomtr.verl_plugin.compose import compose
-from verl_videomtr.verl_plugin.settings import load_settings
 
 ATTEMPT = {"from_step": 0}
 

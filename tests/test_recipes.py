@@ -14,11 +14,11 @@ import pytest
 from doctor_setting import bad, make_checkpoint
 from packaging.requirements import Requirement
 
+from verl_videomtr.settings import load_settings
 from verl_videomtr.verl_plugin.checks import check_config
 from verl_videomtr.verl_plugin.compose import compose
 from verl_videomtr.verl_plugin.doctor import agreement, batches, lengths
 from verl_videomtr.verl_plugin.doctor.case import Case
-from verl_videomtr.verl_plugin.settings import load_settings
 
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted(path.parent.name for path in ROOT.glob("recipes/*/REQUIRED_VERL.txt"))

@@ -11,9 +11,9 @@ import pytest
 from omegaconf import OmegaConf
 
 from verl_videomtr.rewards import PRESETS, Baseline, Gate
+from verl_videomtr.settings import load_settings
 from verl_videomtr.verl_plugin.checks import check_config
 from verl_videomtr.verl_plugin.compose import ComposeError, compose
-from verl_videomtr.verl_plugin.settings import load_settings
 
 GROUPS = Path(__file__).parents[1] / "verl_videomtr" / "conf" / "videomtr"
 KWARGS = "reward.custom_reward_function.reward_kwargs"

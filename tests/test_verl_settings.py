@@ -12,8 +12,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf, open_dict
 
 from verl_videomtr.episode import EpisodeConfig
+from verl_videomtr.settings import CreditConfig, Settings, load_settings
 from verl_videomtr.verl_plugin.checks import check_config
-from verl_videomtr.verl_plugin.settings import CreditConfig, Settings, load_settings
 
 
 def compose_config(*overrides):

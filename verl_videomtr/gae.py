@@ -18,12 +18,12 @@ What counts as a response token is `turn_ids`, the episode's own record, never w
 
 from __future__ import annotations
 
-import enum
 import math
 from collections.abc import Hashable, Sequence
 
 import torch
 
+from verl_videomtr.credit import Credit
 from verl_videomtr.token_packing import PackedTokens, Turns, pack, unpack
 
 _BLOCK_DECAY = 2.0**-200
@@ -156,14 +156,6 @@ def plain_gae(
     advantages = torch.empty_like(tokens.values)
     advantages[joined] = _gae(tokens.rewards[joined], tokens.values[joined], first[turns.gaps == 0], gamma, lam)
     return unpack(tokens, advantages, whiten)
-
-
-class Credit(str, enum.Enum):
-    """How rewards become advantages."""
-
-    BI_LEVEL = "bi_level"
-    LITERAL = "literal"
-    PLAIN = "plain"
 
 
 def assign_credit(

@@ -13,9 +13,10 @@ from typing import Any
 from PIL import Image
 
 from verl_videomtr.actions import Invalid, InvalidKind, Retrieve, parse_range
-from verl_videomtr.episode import Episode, Observation
+from verl_videomtr.episode import EpisodeConfig, Observation
 from verl_videomtr.prompts import Prompts
-from verl_videomtr.sample import Sample, question_text, resolve_video
+from verl_videomtr.rollout import Rollout, open_episode
+from verl_videomtr.sample import Sample
 from verl_videomtr.video.service import FrameService
 
 TOOL_NAME = "retrieve_frames"
@@ -32,59 +33,34 @@ class ToolEpisode:
         max_text_chars: the host cuts a longer text, so there must be none.
     """
 
-    def __init__(
-        self, episode: Episode, *, sample_id: str, path: str, frames: FrameService, max_text_chars: int
-    ) -> None:
-        self.episode = episode
-        self.sample_id = sample_id
+    def __init__(self, rollout: Rollout, *, max_text_chars: int) -> None:
+        self.episode = rollout.episode
+        self.sample_id = rollout.sample.sample_id
         self.max_text_chars = max_text_chars
-        self._path = path
-        self._frames = frames
-        self._next = episode.reset()
+        self._rollout = rollout
+        self._next = self.episode.reset()
 
     @classmethod
     async def open(
         cls,
         sample: Sample,
         *,
-        config: Any,
+        config: EpisodeConfig,
         prompts: Prompts,
         root: str | None,
         frames: FrameService,
         max_text_chars: int,
     ) -> ToolEpisode:
-        """Open the sample's video and choose the overview.
-
-        Args:
-            config: the episode's constants, an EpisodeConfig.
-            root: directory that the video must lie in; None takes an absolute path as it is.
-        Raises:
-            SampleError: the video's path leaves the root.
-            VideoError: the video cannot be used.
-        """
-        path = str(resolve_video(sample.video, root))
-        pool = await frames.pool(path)
-        episode = Episode(
-            config=config,
-            prompts=prompts,
-            question=question_text(sample),
-            times_seconds=pool.times_seconds.tolist(),
-            duration_seconds=pool.duration_seconds,
-            segments=sample.segments,
-        )
-        return cls(episode, sample_id=sample.sample_id, path=path, frames=frames, max_text_chars=max_text_chars)
+        """Open the sample's video and choose the overview; for arguments and errors see `rollout.open_episode`."""
+        rollout = await open_episode(sample, config=config, prompts=prompts, frames=frames, root=root)
+        return cls(rollout, max_text_chars=max_text_chars)
 
     async def opening(self) -> tuple[list[dict[str, Any]], list[Image.Image]]:
         """Make the messages that stand before the first response, with the overview's pictures where they belong."""
-        images = await self._read(self._next)
-        remaining = iter(images)
-        content = [
-            {"type": "image", "image": next(remaining)} if isinstance(part, int) else {"type": "text", "text": part}
-            for part in self._next.parts
-        ]
+        message, images = (await self._rollout.message(self._next)).as_chat()
         system = self.episode.system_text
         messages: list[dict[str, Any]] = [{"role": "system", "content": system}] if system else []
-        return [*messages, {"role": "user", "content": content}], images
+        return [*messages, message], images
 
     async def call(
         self, arguments: Any, *, message_number: int, num_calls: int, response: str
@@ -110,17 +86,16 @@ class ToolEpisode:
         if len(self.episode.turns) < message_number and not self.episode.done:
             action = self._read_call(arguments) if num_calls == 1 else Invalid(f"There were {num_calls} calls.")
             self._act(action, response)
-        observation = self._next
-        images = await self._read(observation)
+        shown = await self._rollout.message(self._next)
         # The host puts the pictures of a tool's answer before its text.
-        text = "".join(part for part in observation.parts if isinstance(part, str))
+        text = "".join(part for part in shown.parts if isinstance(part, str))
         if len(text) > self.max_text_chars:
             raise ValueError(
                 f"the answer to a call has {len(text)} characters and the loop would cut it to {self.max_text_chars}; "
                 f"expected all of it to be shown; sample {self.sample_id!r}; "
                 f"set actor_rollout_ref.rollout.multi_turn.max_tool_response_length={2 * len(text)}"
             )
-        return text, images
+        return text, shown.as_chat()[1]
 
     def _act(self, action: Invalid | Retrieve, response: str) -> None:
         observation = self.episode.act(action, response)
@@ -150,9 +125,3 @@ class ToolEpisode:
             frame_times_seconds=times,
             duration_seconds=self.episode.duration_seconds,
         )
-
-    async def _read(self, observation: Observation) -> list[Image.Image]:
-        if not observation.frames:
-            return []
-        frames = await self._frames.read(self._path, observation.frames)
-        return [Image.fromarray(frame) for frame in frames]

@@ -1,7 +1,7 @@
 """The agent loop `video_mtr`: a dataset row in, one trajectory with a reward on every turn out.
 
-A trajectory is one row of token ids, or several where its context slides (see `play`). verl stores each row as an
-`AgentLoopOutput`; the record of the trajectory goes with every one of them.
+A trajectory is one row of token ids, or several where its context slides: one for each segment (see `token_policy`).
+verl stores each row as an `AgentLoopOutput`; the record of the trajectory goes with every one of them.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import groupby
 from typing import Any, ClassVar
@@ -21,15 +22,16 @@ from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopMetr
 from verl.trainer.ppo.reward import get_custom_reward_fn
 from verl.utils.tokenizer import get_processor_token_id
 
-from verl_videomtr.episode import Episode
 from verl_videomtr.prompts import Prompts
 from verl_videomtr.rewards import compute_score
-from verl_videomtr.sample import AGENT_NAME, Sample, question_text, resolve_video
+from verl_videomtr.rollout import Rollout, open_episode, play
+from verl_videomtr.sample import AGENT_NAME, Sample, question_text
 from verl_videomtr.scoring import score_episode
+from verl_videomtr.settings import load_settings
 from verl_videomtr.trajectory import Trajectory
 from verl_videomtr.verl_plugin.checks import BONUS_ESTIMATOR, check_config
-from verl_videomtr.verl_plugin.play import Play, Row
-from verl_videomtr.verl_plugin.settings import load_settings
+from verl_videomtr.verl_plugin.token_policy import Segment, TokenLimits, TokenPolicy
+from verl_videomtr.verl_plugin.turn_end import TurnEnd, read_turn_end
 from verl_videomtr.video.errors import VideoError
 from verl_videomtr.video.service import FrameService
 
@@ -96,8 +98,16 @@ class VideoMTRAgentLoop(AgentLoopBase):
         # verl has taken the agent's name from the row, and renamed the prompt.
         sample = Sample.from_row({**kwargs, "prompt": kwargs["raw_prompt"], "agent_name": AGENT_NAME})
         try:
-            path = resolve_video(sample.video, self.settings.video.root)
-            return await self._finish(sample, await self._play(sample, str(path), sampling_params))
+            rollout = await open_episode(
+                sample,
+                config=self.settings.episode,
+                prompts=self.prompts,
+                frames=self.worker.frames,
+                root=self.settings.video.root,
+            )
+            policy = self._make_policy(rollout, sampling_params)
+            await play(rollout, policy)
+            return await self._finish(rollout, policy)
         except Exception as error:
             unreadable = isinstance(error, VideoError)
             logger.error(
@@ -117,22 +127,30 @@ class VideoMTRAgentLoop(AgentLoopBase):
                 return []
             raise
 
-    async def _play(self, sample: Sample, path: str, sampling_params: dict[str, Any]) -> Play:
-        """Open the video and play the episode to its end."""
-        started = time.monotonic()
-        pool = await self.worker.frames.pool(path)
-        episode = Episode(
-            config=self.settings.episode,
-            prompts=self.prompts,
-            question=question_text(sample),
-            times_seconds=pool.times_seconds.tolist(),
-            duration_seconds=pool.duration_seconds,
-            segments=sample.segments,
+    def _make_policy(self, rollout: Rollout, sampling_params: dict[str, Any]) -> TokenPolicy:
+        config = self.rollout_config
+        return TokenPolicy(
+            generate=self.server_manager.generate,
+            builder=self.continuous_token_builder,
+            tokenizer=self.tokenizer,
+            turn_end=self._turn_end(),
+            limits=TokenLimits(
+                response=self.settings.max_response_tokens,
+                segment_prompt=config.prompt_length,
+                segment_response=config.response_length,
+                context=config.max_model_len,
+            ),
+            sampling_params=sampling_params,
+            system_text=rollout.episode.system_text,
+            sends_arrays=config.name == "vllm",
         )
-        play = Play(self, episode, path, sampling_params)
-        play.seconds["frames"] += time.monotonic() - started
-        await play.run()
-        return play
+
+    def _turn_end(self) -> TurnEnd:
+        if self.worker.turn_end is None:
+            self.worker.turn_end = read_turn_end(
+                self.tokenizer, self.processor, **(self.apply_chat_template_kwargs or {})
+            )
+        return self.worker.turn_end
 
     @classmethod
     def _worker_state(cls, config: DictConfig) -> _WorkerState:
@@ -142,18 +160,13 @@ class VideoMTRAgentLoop(AgentLoopBase):
                 cls._shared = _WorkerState(config)
             return cls._shared
 
-    async def _finish(self, sample: Sample, play: Play) -> list[VideoMTROutput]:
+    async def _finish(self, rollout: Rollout, policy: TokenPolicy) -> list[VideoMTROutput]:
         """Score the episode and put everything where verl and the trainer mode look for it."""
-        if not play.rows[0].mask:
-            raise ValueError(
-                f"the overview takes {len(play.rows[0].ids)} tokens and leaves no room for a response in "
-                f"actor_rollout_ref.rollout.max_model_len={self.rollout_config.max_model_len}; raise it, or lower "
-                "videomtr.episode.frame_budget or videomtr.video.pool.max_tokens"
-            )
-        rows, turn_rows, turn_spans = _without_empty_rows(play)
+        sample = rollout.sample
+        rows, turn_rows, turn_spans = _rows_of(policy)
         for row in rows:
             self._check_images(sample, row)
-        record = play.episode.record()
+        record = rollout.episode.record()
         started = time.monotonic()
         score = await score_episode(self.worker.reward_fn, sample, record)
         seconds_of_score = time.monotonic() - started
@@ -171,9 +184,16 @@ class VideoMTRAgentLoop(AgentLoopBase):
             components=score.components,
             correct=score.correct,
             episode=record,
-            seconds=dict(play.seconds),
+            seconds=dict(rollout.seconds),
         )
-        rewards = place_rewards([len(row.mask) for row in rows], trajectory, per_turn=self.worker.rewards_every_turn)
+        rewards = place_rewards(
+            [row.mask for row in rows],
+            turn_rows=turn_rows,
+            turn_spans=turn_spans,
+            turn_rewards=score.turn_rewards,
+            per_turn=self.worker.rewards_every_turn,
+            gamma_turn=self.settings.credit.gamma_turn,
+        )
         return [
             VideoMTROutput(
                 prompt_ids=row.prompt_ids,
@@ -185,13 +205,13 @@ class VideoMTRAgentLoop(AgentLoopBase):
                 token_rewards=token_rewards,
                 num_turns=2 * trajectory.num_turns,
                 metrics=AgentLoopMetrics(
-                    generate_sequences=play.seconds["generate"],
-                    tool_calls=play.seconds["frames"],
+                    generate_sequences=rollout.seconds["generate"],
+                    tool_calls=rollout.seconds["frames"],
                     compute_score=seconds_of_score,
-                    num_preempted=play.num_preempted,
+                    num_preempted=policy.num_preempted,
                 ),
                 extra_fields={
-                    **play.server_fields,
+                    **policy.server_fields,
                     TRAJECTORY_FIELD: trajectory.to_dict(),
                     ROW_FIELD: number,
                     FRAMES_FIELD: {"worker": self.worker.name, "counted": self.worker.frames.metrics()},
@@ -201,7 +221,7 @@ class VideoMTRAgentLoop(AgentLoopBase):
             for number, (row, token_rewards) in enumerate(zip(rows, rewards, strict=True))
         ]
 
-    def _check_images(self, sample: Sample, row: Row) -> None:
+    def _check_images(self, sample: Sample, row: Segment) -> None:
         """Compare image placeholders with images: a mismatch would crash, or mislead, the training forward pass."""
         if self.image_token_id is None:
             return
@@ -226,40 +246,61 @@ class VideoMTRAgentLoop(AgentLoopBase):
             )
 
 
-def place_rewards(row_lengths: Sequence[int], trajectory: Trajectory, *, per_turn: bool) -> list[list[float]]:
-    """Put a trajectory's rewards on response tokens.
+def place_rewards(
+    masks: Sequence[Sequence[int]],
+    *,
+    turn_rows: Sequence[int],
+    turn_spans: Sequence[Sequence[int]],
+    turn_rewards: Sequence[float],
+    per_turn: bool,
+    gamma_turn: float = 1.0,
+) -> list[list[float]]:
+    """Put a trajectory's rewards on sampled tokens.
+
+    A response without tokens has no place for its reward: that goes to the last token sampled before it, with the
+    discount of the turns between, so that the return of every turn stays what it is. Where nothing was sampled before
+    it, it goes nowhere, since there is nothing to train.
 
     Args:
-        row_lengths: response tokens of each row.
-        per_turn: True: each turn's reward on its last token. False: all of them on the last token of the last row,
-            which is where estimators that judge a trajectory as a whole look.
+        masks: response mask of each row.
+        turn_rows: row of each turn.
+        turn_spans: [start, end) of each turn's sampled tokens in its row.
+        turn_rewards: reward of each turn.
+        per_turn: True: each turn's reward on its last token. False: all of them, undiscounted, on the last sampled
+            token of the last row, which is where estimators that judge a trajectory as a whole look.
+        gamma_turn: discount between turns.
+    Returns:
+        Rewards of each row's response tokens.
     """
-    rewards = [[0.0] * length for length in row_lengths]
-    turns = zip(trajectory.turn_rows, trajectory.turn_spans, trajectory.turn_rewards, strict=True)
-    for row, (_, end), reward in turns:
-        if per_turn:
-            # A response without tokens ends where the one before it does; its reward, if any, goes there.
-            rewards[row][max(end - 1, 0)] += reward
-        else:
-            rewards[-1][-1] += reward
+    rewards = [[0.0] * len(mask) for mask in masks]
+    place, turn_of_place = None, 0
+    for turn, (row, (start, end), reward) in enumerate(zip(turn_rows, turn_spans, turn_rewards, strict=True)):
+        if end > start:
+            place, turn_of_place = (row, end - 1), turn
+        if per_turn and place is not None:
+            rewards[place[0]][place[1]] += gamma_turn ** (turn - turn_of_place) * reward
+    if not per_turn and place is not None:
+        rewards[place[0]][place[1]] = sum(turn_rewards)
     return rewards
 
 
-def _without_empty_rows(play: Play) -> tuple[list[Row], list[int], list[list[int]]]:
-    """Leave out rows in which nothing was sampled; their turns end where the row before ends."""
-    rows: list[Row] = []
+def _rows_of(policy: TokenPolicy) -> tuple[list[Segment], list[int], list[list[int]]]:
+    """Choose the segments that become rows; return them with the row and span of every turn.
+
+    Segments in which nothing was sampled are left out, and their turns stand, without tokens, at the end of the row
+    before. An episode in which nothing was sampled at all keeps its first segment: it counts, and trains nothing.
+    """
+    kept = [number for number, segment in enumerate(policy.segments) if any(segment.mask)]
+    if not kept:
+        policy.close_unsampled(policy.segments[0])
+        kept = [0]
     turn_rows, turn_spans = [], []
-    kept_as: list[int] = []
-    for row in play.rows:
-        if row.mask or not rows:
-            rows.append(row)
-        kept_as.append(len(rows) - 1)
-    for number, span in zip(play.turn_rows, play.turn_spans, strict=True):
-        is_kept = rows[kept_as[number]] is play.rows[number]
-        end = len(rows[kept_as[number]].mask)
-        turn_rows.append(kept_as[number])
-        turn_spans.append(list(span) if is_kept else [end, end])
-    return rows, turn_rows, turn_spans
+    for number, span in zip(policy.turn_segments, policy.turn_spans, strict=True):
+        row = max(bisect_right(kept, number) - 1, 0)
+        end = len(policy.segments[kept[row]].mask) if kept[row] < number else 0
+        turn_rows.append(row)
+        turn_spans.append(list(span) if kept[row] == number else [end, end])
+    return [policy.segments[number] for number in kept], turn_rows, turn_spans
 
 
 class _WorkerState:
@@ -274,6 +315,8 @@ class _WorkerState:
             config=video.pool, cache=video.cache.open(), workers=video.workers, max_open_pools=video.open_pools
         )
         self.reward_fn: Any = get_custom_reward_fn(config) or compute_score
+        self.turn_end: TurnEnd | None = None
+        """How the model's responses end; read by the first episode."""
         filter_groups = config.algorithm.get("filter_groups")
         self.may_return_nothing = config.trainer.v1.trainer_mode == "sync" and not (
             filter_groups and filter_groups.get("enable")

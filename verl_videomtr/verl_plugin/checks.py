@@ -10,8 +10,8 @@ from omegaconf import DictConfig, OmegaConf
 from verl_videomtr.budget import TextTokens, largest_frame_tokens, round_up
 from verl_videomtr.rewards import RewardConfig
 from verl_videomtr.sample import AGENT_NAME
+from verl_videomtr.settings import Settings, check_types
 from verl_videomtr.verl_plugin.compose import check_group_names
-from verl_videomtr.verl_plugin.settings import Settings, check_types
 
 BONUS_ESTIMATOR = "bi_level_gae"
 """The one estimator that reads the critic's values and pays the exploration bonus."""

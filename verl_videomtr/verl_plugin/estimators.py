@@ -16,8 +16,8 @@ import torch
 from verl.trainer.ppo.core_algos import register_adv_est
 
 from verl_videomtr.gae import assign_credit
+from verl_videomtr.settings import CreditConfig
 from verl_videomtr.trajectory import Trajectory
-from verl_videomtr.verl_plugin.settings import CreditConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

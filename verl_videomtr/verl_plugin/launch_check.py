@@ -14,9 +14,9 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from verl_videomtr.sample import AGENT_NAME
+from verl_videomtr.settings import load_settings
 from verl_videomtr.verl_plugin.checks import BONUS_ESTIMATOR, check_config, reward_config
 from verl_videomtr.verl_plugin.compose import check_group_order
-from verl_videomtr.verl_plugin.settings import load_settings
 
 STOCK_MODES = ("sync", "colocate_async", "separate_async")
 """verl's own trainers; each has one of the plugin's on top of it, named `video_mtr_` and its name."""

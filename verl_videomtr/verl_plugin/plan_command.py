@@ -18,8 +18,8 @@ from omegaconf import DictConfig, OmegaConf
 from verl_videomtr.budget import largest_frame_tokens, worst_rows
 from verl_videomtr.model_shapes import ModelShape, find_shape
 from verl_videomtr.planner import GIB, GPUS, Gpu, Plan, Run, Trained, make_plan
+from verl_videomtr.settings import load_settings
 from verl_videomtr.verl_plugin.compose import ComposeError, compose
-from verl_videomtr.verl_plugin.settings import load_settings
 
 DEFAULT = ["+videomtr/recipe=paper"]
 BUDGETS = (32, 64, 80, 128, 256, 512)

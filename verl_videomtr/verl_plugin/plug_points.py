@@ -28,6 +28,7 @@ class PlugPoint:
 
 _LOOP = "verl/experimental/agent_loop/agent_loop.py"
 _TOOL_LOOP = "verl/experimental/agent_loop/tool_agent_loop.py"
+_TOKENS = "verl/utils/tokenizer/continuous_token.py"
 _TQ_LOOP = "verl/trainer/ppo/v1/agent_loop_tq.py"
 _BASE = "verl/trainer/ppo/v1/trainer_base.py"
 _STEP = ("self", "batch", "metrics")
@@ -58,36 +59,42 @@ PLUG_POINTS: tuple[PlugPoint, ...] = (
             "self.config = trainer_config.config",
             "self.rollout_config = self.config.actor_rollout_ref.rollout",
             "self.server_manager = server_manager",
+            "self.continuous_token_builder = create_continuous_token_builder(",
         ),
     ),
     PlugPoint(
         file=_LOOP, name="AgentLoopBase.run", used_by="agent_loop", parameters=("self", "sampling_params", "**kwargs")
     ),
+    # The tokens of an episode.
     PlugPoint(
-        file=_LOOP,
-        name="AgentLoopBase.ct_build_initial_tokens",
-        used_by="play",
+        file=_TOKENS,
+        name="ContinuousTokenBuilder.build_initial_tokens",
+        used_by="token_policy",
         parameters=("self", "messages", "tools", "images", "videos", "audios", "mm_inputs_out"),
     ),
     PlugPoint(
-        file=_LOOP,
-        name="AgentLoopBase.ct_merge_assistant_token",
-        used_by="play",
-        parameters=("self", "runtime_token_ids", "assistant_token_ids", "response_mask", "response_logprobs")
-        + ("assistant_logprobs",),
+        file=_TOKENS,
+        name="ContinuousTokenBuilder.merge_context_tokens",
+        used_by="token_policy",
+        parameters=("self", "previous_messages", "updated_messages", "runtime_token_ids", "tools"),
     ),
     PlugPoint(
-        file=_LOOP,
-        name="AgentLoopBase.ct_merge_context_msg",
-        used_by="play",
-        parameters=("self", "previous_messages", "updated_messages", "runtime_token_ids", "response_mask")
-        + ("response_logprobs", "tools"),
-    ),
-    PlugPoint(
-        file="verl/utils/tokenizer/continuous_token.py",
+        file=_TOKENS,
         name="MergeResult",
-        used_by="play",
+        used_by="token_policy",
         fields=("token_ids", "removed_prefix_token_count"),
+    ),
+    PlugPoint(
+        file="verl/workers/rollout/replica.py",
+        name="TokenOutput",
+        used_by="token_policy",
+        fields=("token_ids", "log_probs", "stop_reason", "num_preempted", "extra_fields"),
+    ),
+    PlugPoint(
+        file="verl/workers/rollout/vllm_rollout/vllm_async_server.py",
+        name="",
+        used_by="token_policy",
+        holds=("stop_reason = 'aborted'", "stop_reason = finish_reason"),
     ),
     PlugPoint(
         file=_LOOP,

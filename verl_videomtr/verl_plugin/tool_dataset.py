@@ -18,9 +18,9 @@ from verl.utils.dataset.rl_dataset import RLHFDataset
 
 from verl_videomtr.prompts import Prompts
 from verl_videomtr.sample import Sample, question_text
+from verl_videomtr.settings import load_settings
 from verl_videomtr.tool_calls import TOOL_NAME, ToolEpisode
 from verl_videomtr.verl_plugin.retrieve_tool import EPISODE_KEY
-from verl_videomtr.verl_plugin.settings import load_settings
 from verl_videomtr.video.errors import VideoError
 from verl_videomtr.video.service import FrameService
 

@@ -29,11 +29,11 @@ from verl.trainer.ppo.v1 import (
 )
 
 from verl_videomtr.bootstrapping import ExplorationBootstrap, count_batch
+from verl_videomtr.settings import load_settings
 from verl_videomtr.trajectory import Trajectory, summarize
 from verl_videomtr.verl_plugin.agent_loop import FRAMES_FIELD, LOST_PARTITION, ROW_FIELD, TRAJECTORY_FIELD
 from verl_videomtr.verl_plugin.checks import BONUS_ESTIMATOR, check_config
 from verl_videomtr.verl_plugin.estimators import TrajectoryRow, batch_context, make_batch_context
-from verl_videomtr.verl_plugin.settings import load_settings
 
 logger = logging.getLogger(__name__)
 logger.setLevel(logging.INFO)

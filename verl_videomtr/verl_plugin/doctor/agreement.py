@@ -50,7 +50,7 @@ _PASSED: dict[str, Any] = {
 
 
 def _plugin(config: DictConfig, case: Case) -> None:
-    from verl_videomtr.verl_plugin.settings import load_settings
+    from verl_videomtr.settings import load_settings
 
     check_config(config, load_settings(config))
 

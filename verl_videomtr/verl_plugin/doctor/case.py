@@ -11,7 +11,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from verl_videomtr.sample import AGENT_NAME, Sample
-from verl_videomtr.verl_plugin.settings import Settings
+from verl_videomtr.settings import Settings
 
 
 @dataclasses.dataclass(kw_only=True)

@@ -8,11 +8,11 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 
+from verl_videomtr.settings import load_settings
 from verl_videomtr.verl_plugin.compose import compose
 from verl_videomtr.verl_plugin.doctor import agreement, batches, data, installation, lengths, machine, model
 from verl_videomtr.verl_plugin.doctor.case import Case
 from verl_videomtr.verl_plugin.doctor.findings import Finding, refused, warning
-from verl_videomtr.verl_plugin.settings import load_settings
 
 logger = logging.getLogger(__name__)
 

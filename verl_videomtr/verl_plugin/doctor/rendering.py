@@ -47,6 +47,8 @@ class Renderer:
         from verl.utils.tokenizer import get_processor_token_id
         from verl.utils.tokenizer.continuous_token_wiring import create_continuous_token_builder
 
+        from verl_videomtr.verl_plugin.turn_end import read_turn_end
+
         data, model = case.config.data, case.model
         if mm_processor_kwargs is None:
             mm_processor_kwargs = data.get("mm_processor_kwargs") or {}
@@ -59,7 +61,11 @@ class Renderer:
             processor=model.processor,
         )
         self.image_token_id = get_processor_token_id(model.processor, "image")
-        self.end_token_id = model.tokenizer.eos_token_id
+        self.closing_ids = list(
+            read_turn_end(
+                model.tokenizer, model.processor, **(data.get("apply_chat_template_kwargs") or {})
+            ).closing_ids
+        )
 
     def open(self, episode: Episode, observation: Observation, size: tuple[int, int]) -> tuple[list[dict], list[int]]:
         """The first messages of an episode, and their tokens."""
@@ -74,11 +80,11 @@ class Renderer:
         self, messages: list[dict], ids: list[int], reply: str, observation: Observation, size: tuple[int, int]
     ) -> int:
         """Add a reply and the next observation; return how many tokens the latter took."""
-        tokens = self.case.model.tokenizer.encode(reply, add_special_tokens=False) + [self.end_token_id]
-        replied = list(self.builder.merge_assistant_tokens(ids, tokens).token_ids)
+        # Of what closes a response, its first token is sampled; the rest comes with the next message.
+        replied = [*ids, *self.case.model.tokenizer.encode(reply, add_special_tokens=False), *self.closing_ids[:1]]
         previous = [*messages, {"role": "assistant", "content": reply}]
         updated = [*previous, _message(observation, size)]
-        merged = list(self.builder.merge_context_tokens(previous, updated, replied).token_ids)
+        merged = list(self.builder.merge_context_tokens(previous, updated, [*replied, *self.closing_ids[1:]]).token_ids)
         added = merged[len(replied) :]
         self.require_images(added, len(observation.frames))
         return len(added)

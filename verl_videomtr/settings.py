@@ -13,39 +13,13 @@ from typing import Any, TypeVar
 from omegaconf import DictConfig, OmegaConf
 
 from verl_videomtr.bootstrapping import BootstrapConfig
+from verl_videomtr.credit import CreditConfig
 from verl_videomtr.episode import EpisodeConfig
-from verl_videomtr.gae import Credit
 from verl_videomtr.prompts import Prompts
 from verl_videomtr.video.cache import PoolCache
 from verl_videomtr.video.cache_entry import FORMS
 from verl_videomtr.video.decode_workers import WorkerConfig
 from verl_videomtr.video.pool import PoolConfig
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class CreditConfig:
-    """How rewards become advantages."""
-
-    form: Credit = Credit.BI_LEVEL
-    """bi_level, or for comparison literal (the paper's sentence) or plain (one GAE over all tokens)."""
-    gamma_turn: float = 0.95
-    """Discount between turns."""
-    gamma_token: float = 1.0
-    """Discount between the tokens of a turn."""
-    lam_turn: float = 1.0
-    """GAE's lambda between turns."""
-    lam_token: float = 1.0
-    """GAE's lambda between the tokens of a turn."""
-
-    def __post_init__(self) -> None:
-        names = [form.value for form in Credit]
-        if self.form not in names:
-            raise ValueError(f"videomtr.credit.form={self.form!r}; expected one of {names}")
-        object.__setattr__(self, "form", Credit(self.form))
-        for name in ("gamma_turn", "gamma_token", "lam_turn", "lam_token"):
-            value = getattr(self, name)
-            if not 0.0 <= value <= 1.0:
-                raise ValueError(f"videomtr.credit.{name}={value}; expected 0 to 1")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
