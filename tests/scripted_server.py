@@ -118,7 +118,7 @@ class ScriptedServer:
         try:
             while await self._answer(reader, writer, connection):
                 pass
-        except (ConnectionError, asyncio.IncompleteReadError):
+        except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
             pass
         finally:
             writer.close()

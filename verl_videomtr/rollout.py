@@ -9,16 +9,16 @@ server does. Nothing here knows either, and nothing here knows rewards.
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-import numpy as np
 from PIL import Image
 
 from verl_videomtr.episode import Episode, EpisodeConfig, Observation
 from verl_videomtr.prompts import Prompts
 from verl_videomtr.sample import Sample, question_text, resolve_video
-from verl_videomtr.video.service import FrameService
+from verl_videomtr.video.pool import FramePool
 
 
 class OutOfRoom(Exception):
@@ -29,8 +29,8 @@ class OutOfRoom(Exception):
 class Message:
     """What the policy is shown before a response, with its pictures."""
 
-    parts: tuple[str | np.ndarray, ...]
-    """In order: text, and (H, W, 3) uint8 RGB where a frame's picture goes."""
+    parts: tuple[Any, ...]
+    """In order: text, and where a frame's picture goes what the episode's `Frames` gave: (H, W, 3) uint8 RGB."""
 
     def as_chat(self) -> tuple[dict[str, Any], list[Image.Image]]:
         """Return it as a user message of a chat template, and its images in the order of their places."""
@@ -77,6 +77,16 @@ class Policy(Protocol):
         """
 
 
+class Frames(Protocol):
+    """Where an episode's frames come from: a FrameService, or what names frames for a policy that needs no pixels."""
+
+    async def pool(self, path: str, /) -> FramePool:
+        """Open a video's pool."""
+
+    async def read(self, path: str, indices: Sequence[int], /) -> Iterable[Any]:
+        """Return one picture for each index."""
+
+
 @dataclass(kw_only=True)
 class Rollout:
     """One episode with its video opened, and what playing it took."""
@@ -85,7 +95,7 @@ class Rollout:
     episode: Episode
     path: str
     """Where the video lies."""
-    frames: FrameService
+    frames: Frames
     replies: list[Reply] = field(default_factory=list)
     """One per turn."""
     seconds: dict[str, float] = field(default_factory=lambda: {"frames": 0.0, "generate": 0.0})
@@ -104,7 +114,7 @@ class Rollout:
 
 
 async def open_episode(
-    sample: Sample, *, config: EpisodeConfig, prompts: Prompts, frames: FrameService, root: str | None
+    sample: Sample, *, config: EpisodeConfig, prompts: Prompts, frames: Frames, root: str | None
 ) -> Rollout:
     """Open the sample's video and set its episode up.
 

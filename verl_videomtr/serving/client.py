@@ -233,7 +233,8 @@ class Client:
 
 
 async def _note_reuse(session: Any, context: Any, parameters: Any) -> None:
-    context.trace_request_ctx["reused"] = True
+    if context.trace_request_ctx is not None:
+        context.trace_request_ctx["reused"] = True
 
 
 def _seconds(retry_after: str) -> float:
