@@ -24,6 +24,7 @@ from verl.workers.rollout.replica import TokenOutput
 from verl_videomtr.sample import Sample
 from verl_videomtr.trajectory import Trajectory
 from verl_videomtr.verl_plugin import agent_loop
+from verl_videomtr.verl_plugin.batch_rows import TRAJECTORY_FIELD
 from verl_videomtr.video.errors import VideoError
 
 LOOK = "<think>red</think><retrieve>10,19</retrieve>"
@@ -138,7 +139,7 @@ class Played:
 
     @property
     def trajectory(self) -> Trajectory:
-        return Trajectory.from_dict(self.outputs[-1].extra_fields[agent_loop.TRAJECTORY_FIELD])
+        return Trajectory.from_dict(self.outputs[-1].extra_fields[TRAJECTORY_FIELD])
 
     @property
     def rows(self) -> list[list[int]]:

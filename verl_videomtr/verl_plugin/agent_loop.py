@@ -29,6 +29,7 @@ from verl_videomtr.sample import AGENT_NAME, Sample, question_text
 from verl_videomtr.scoring import score_episode
 from verl_videomtr.settings import load_settings
 from verl_videomtr.trajectory import Trajectory
+from verl_videomtr.verl_plugin.batch_rows import FRAMES_FIELD, ROW_FIELD, TRAJECTORY_FIELD
 from verl_videomtr.verl_plugin.checks import BONUS_ESTIMATOR, check_config
 from verl_videomtr.verl_plugin.token_policy import Segment, TokenLimits, TokenPolicy
 from verl_videomtr.verl_plugin.turn_end import TurnEnd, read_turn_end
@@ -40,15 +41,6 @@ logger.setLevel(logging.INFO)
 
 LOST_PARTITION = "videomtr_lost"
 """TransferQueue partition through which workers tell the trainer of trajectories that they could not make."""
-
-TRAJECTORY_FIELD = "videomtr"
-"""Key of `extra_fields` under which a row carries its trajectory's record."""
-
-ROW_FIELD = "videomtr_row"
-"""Key of `extra_fields` for the row's number in its trajectory."""
-
-FRAMES_FIELD = "videomtr_frames"
-"""Key of `extra_fields` for what its worker's frame service has counted so far, with the worker's name."""
 
 
 class VideoMTROutput(AgentLoopOutput):

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from verl.trainer.ppo.core_algos import register_adv_est
 
+from verl_videomtr.credit import CreditConfig
 from verl_videomtr.gae import assign_credit
-from verl_videomtr.settings import CreditConfig
-from verl_videomtr.trajectory import Trajectory
+from verl_videomtr.verl_plugin.batch_rows import TrajectoryRow
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,17 +35,6 @@ class BatchContext:
     accuracy_rewards: torch.Tensor
     """(bs,) R_acc of the row's trajectory; the literal form alone reads it."""
     credit: CreditConfig
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class TrajectoryRow:
-    """One row of the step's batch that is no padding."""
-
-    place: int
-    """Its place in the batch."""
-    number: int
-    """Its number in its trajectory."""
-    trajectory: Trajectory
 
 
 def make_batch_context(

@@ -1,0 +1,61 @@
+"""A training batch's rows with the trajectories that they belong to: verl's keys, tags and `extra_fields` in."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from verl_videomtr.trajectory import Trajectory
+
+TRAJECTORY_FIELD = "videomtr"
+"""Key of `extra_fields` under which a row carries its trajectory's record."""
+
+ROW_FIELD = "videomtr_row"
+"""Key of `extra_fields` for the row's number in its trajectory."""
+
+FRAMES_FIELD = "videomtr_frames"
+"""Key of `extra_fields` for what its worker's frame service has counted so far, with the worker's name."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrajectoryRow:
+    """One row of the step's batch that is no padding."""
+
+    place: int
+    """Its place in the batch."""
+    number: int
+    """Its number in its trajectory."""
+    trajectory: Trajectory
+
+
+def real_rows(
+    tags: Sequence[dict[str, Any]], extra_fields: Sequence[dict[str, Any]], *, base_mode: str
+) -> list[TrajectoryRow]:
+    """Read the records of a batch's rows, those of padding left out.
+
+    Args:
+        tags: verl's tag of every row.
+        extra_fields: what the agent loop gave with it.
+        base_mode: verl's name of the trainer mode.
+    Raises:
+        RuntimeError: a row comes from another agent loop.
+    """
+    rows = []
+    for place, (tag, extra) in enumerate(zip(tags, extra_fields, strict=True)):
+        if tag.get("is_padding", False):
+            continue
+        if TRAJECTORY_FIELD not in extra:
+            raise RuntimeError(
+                f"trainer.v1.trainer_mode=video_mtr_{base_mode} got trajectories of another agent loop than "
+                f"video_mtr; expected the plugin's; set trainer.v1.trainer_mode={base_mode}, or the rows' "
+                "agent_name to video_mtr"
+            )
+        trajectory = Trajectory.from_dict(extra[TRAJECTORY_FIELD])
+        rows.append(TrajectoryRow(place=place, number=extra[ROW_FIELD], trajectory=trajectory))
+    return rows
+
+
+def distinct_trajectories(rows: Sequence[TrajectoryRow]) -> list[Trajectory]:
+    """Return each trajectory once."""
+    return [row.trajectory for row in rows if row.number == 0]

@@ -1,0 +1,51 @@
+"""Optimizer steps counted in trajectories where a trajectory has several rows.
+
+verl cuts mini-batches of a number of rows. Where the context slides that number of trajectories has more rows, so it
+would take more optimizer steps than were configured. Here the rows are divided into as many mini-batches as there would
+be of trajectories, whatever their number.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from omegaconf import DictConfig, open_dict
+
+
+def num_mini_batches(config: DictConfig, role: DictConfig, *, base_mode: str) -> int:
+    """How many optimizer steps the configuration asks for per batch and epoch, in trajectories as in rows.
+
+    Args:
+        role: the configuration of the actor or of the critic.
+        base_mode: verl's name of the trainer mode.
+    """
+    if base_mode == "separate_async":  # there verl trains one mini-batch at a time
+        return 1
+    return max(1, config.data.train_batch_size // role.ppo_mini_batch_size)
+
+
+def row_multiple(config: DictConfig, roles: Sequence[DictConfig], *, dp_size: int, base_mode: str) -> int:
+    """What the number of rows must be a multiple of, so that each role's mini-batches are equal on every rank.
+
+    Args:
+        roles: the configurations of the models that the step trains.
+        dp_size: data-parallel ranks.
+    """
+    numbers = [num_mini_batches(config, role, base_mode=base_mode) for role in roles]
+    return dp_size * config.actor_rollout_ref.rollout.n * math.lcm(1, *numbers)
+
+
+@contextlib.contextmanager
+def mini_batches_of_rows(config: DictConfig, role: DictConfig, *, num_rows: int, base_mode: str) -> Iterator[None]:
+    """Let verl cut as many mini-batches from the rows as it would from their trajectories."""
+    configured: Any = role.ppo_mini_batch_size
+    rows = num_rows // num_mini_batches(config, role, base_mode=base_mode)
+    with open_dict(role):
+        role.ppo_mini_batch_size = rows // config.actor_rollout_ref.rollout.n
+    try:
+        yield
+    finally:
+        role.ppo_mini_batch_size = configured
