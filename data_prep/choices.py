@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from data_prep.drops import Dropped, text_of
@@ -11,6 +12,39 @@ from verl_videomtr.sample import LETTERS
 
 _INLINE_OPTIONS = (re.compile(r"\n\s*\(([A-Z])\)\s*"), re.compile(r"\n\s*([A-Z])[).:]\s+"))
 _LETTER = re.compile(r"^\(?([A-Za-z])\)?[.:]?$")
+
+
+def list_of(value: Any, *, what: str) -> list[Any]:
+    """Return a list that is given as one, or as JSON text (as in a CSV cell); nothing given is an empty list.
+
+    Raises:
+        Dropped: it is something else. Text is never taken apart into characters.
+    """
+    if isinstance(value, str) and value.strip():
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            raise Dropped(f"{what} are not JSON", f"{value[:200]!r}; expected a JSON list") from None
+    if value is None or value == "" or value != value:
+        return []
+    if isinstance(value, str) or not isinstance(value, (list, tuple)):
+        raise Dropped(f"{what} are not a list", f"{value!r}")
+    return list(value)
+
+
+def read_options(value: Any) -> tuple[str, ...]:
+    """Return the option texts of a list, of its JSON text, or of an object by letter, without letters in front.
+
+    Raises:
+        Dropped: they are given as something else.
+    """
+    if isinstance(value, Mapping) and "".join(map(str, value)) == LETTERS[: len(value)]:
+        value = list(value.values())
+    texts = list_of(value, what="options")
+    odd = next((text for text in texts if isinstance(text, (list, dict, bool))), None)
+    if odd is not None:
+        raise Dropped("options are not texts", f"{odd!r}")
+    return strip_letters(texts)
 
 
 def strip_letters(options: Sequence[Any]) -> tuple[str, ...]:
@@ -74,16 +108,18 @@ def letter_of_letter(answer: Any, options: Sequence[str]) -> str:
     return match.group(1).upper()
 
 
-def letter_of_either(answer: Any, options: Sequence[str]) -> str:
+def letter_of_either(answer: Any, options: Sequence[str], *, as_given: Sequence[str] = ()) -> str:
     """Return the letter of an answer given as an option's text or as a letter, wherever that is one meaning only.
 
+    Args:
+        as_given: the options before letters were removed from them; an answer may repeat one as it stands there.
     Raises:
         Dropped: it is neither, or it is the text of one option and the letter of another.
     """
     found = set()
-    for read in (letter_of_text, letter_of_letter):
+    for read, texts in ((letter_of_text, options), (letter_of_text, as_given), (letter_of_letter, options)):
         try:
-            found.add(read(answer, options))
+            found.add(read(answer, texts))
         except Dropped:
             continue
     if len(found) > 1:
@@ -94,7 +130,12 @@ def letter_of_either(answer: Any, options: Sequence[str]) -> str:
 
 
 def check_distinct(options: Sequence[str]) -> None:
-    """Raise Dropped where two options read the same: no answer to such a question can be told right from wrong."""
+    """Raise Dropped where an option is empty, or two read the same and no answer can be told right from wrong.
+
+    For questions to train on. Benchmarks have such options, and count the questions.
+    """
+    if not all(options):
+        raise Dropped("empty option text", repr(list(options)))
     folded = [option.casefold() for option in options]
     for position, text in enumerate(folded):
         if text in folded[:position]:

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 
 from data_prep.drops import DropList
 from data_prep.videos import Probed, keep_openable
-from verl_videomtr.sample import LETTERS, Sample, write_rows
+from verl_videomtr.sample import LETTERS, Sample, is_url, write_rows
 
 SHOWN_IDS = 3
 
@@ -46,7 +46,11 @@ def add_output_arguments(arguments: argparse.ArgumentParser, *, prefix: str | No
 
 
 def video_path(prefix: str, name: str) -> str:
-    """Join a source's directory in the video root and a file in it, with POSIX separators."""
+    """Join a source's directory in the video root and a file in it, with POSIX separators; a URL stays as it is."""
+    if is_url(name):
+        return name
+    if is_url(prefix):
+        return f"{prefix.rstrip('/')}/{name}"
     return str(PurePosixPath(prefix) / name)
 
 
@@ -79,29 +83,29 @@ def finish(
     Returns:
         The samples that were written, numbered.
     Raises:
-        SampleError: nothing is left to write; the list of drops is printed first.
+        SampleError: nothing is left to write; the list of drops is printed and written first.
     """
     if videos is not None:
         kept = keep_openable(samples, root=videos, drops=drops, probed=probed)
         samples = [replace(sample, index=index) for index, sample in enumerate(kept)]
-    drop_path = out.with_name(f"{out.stem}.dropped.jsonl")
-    print_drops(drops)
+    list_drops(drops, out=out)
     write_rows(out, samples)
-    drops.write(drop_path)
-    if drops:
-        print(f"every dropped record: {drop_path}")
     print_letters(samples)
     print(f"wrote {len(samples):,} rows of {len({s.video for s in samples}):,} videos: {out}")
     return samples
 
 
-def print_drops(drops: DropList) -> None:
-    """Print the number of drops per reason, with the first few ids."""
+def list_drops(drops: DropList, *, out: Path) -> None:
+    """Print the number of drops per reason, with the first few ids; write every one of them beside the output."""
     print(f"dropped {len(drops):,}" + (":" if drops else ""))
     for reason, count in drops.counts().items():
         ids = drops.ids(reason)
         more = ", ..." if len(ids) > SHOWN_IDS else ""
         print(f"  {count:>7,}  {reason}  ({', '.join(ids[:SHOWN_IDS])}{more})")
+    path = out.with_name(f"{out.stem}.dropped.jsonl")
+    drops.write(path)
+    if drops:
+        print(f"every dropped record: {path}")
 
 
 def print_letters(samples: Iterable[Sample]) -> None:

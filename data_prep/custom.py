@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from data_prep import command
 from data_prep.annotations import AnnotationError, read_records, require_columns
-from data_prep.choices import check_distinct, letter_of_either, strip_letters
-from data_prep.drops import DropList, Dropped, collect, text_of
+from data_prep.choices import check_distinct, letter_of_either, list_of, read_options
+from data_prep.drops import DropList, Dropped, collect, own_ids, seconds_of, text_of
 from data_prep.relevance import Segments
 from data_prep.videos import Probed, probe_videos
 from verl_videomtr.answers import QUESTION_TYPES
@@ -23,6 +24,7 @@ from verl_videomtr.sample import Sample
 
 REQUIRED = ("video", "question", "answer")
 OPTIONAL = ("options", "segments", "duration_seconds", "id", "question_type")
+_NUMBER = re.compile(r"[-+−]?[.,]?[0-9][0-9.,_]*(?:[eE][-+]?[0-9]+)?")
 
 
 def convert(
@@ -42,13 +44,14 @@ def convert(
         probed: what opening the videos showed, by path below the root; fills in durations that are not given.
     """
     drops = DropList()
-    ids = {id(record): f"{name}/{text_of(record.get('id')) or row_idx}" for row_idx, record in enumerate(records)}
+    numbered = zip(records, own_ids([record.get("id") for record in records]), strict=True)
+    ids = {id(record): f"{name}/{own_id}" for record, own_id in numbered}
 
     def make(record: Mapping[str, Any]) -> Sample:
         if not text_of(record["video"]):
             raise Dropped("no video named")
         video = command.video_path(prefix, text_of(record["video"]))
-        options = strip_letters(_list(record.get("options"), what="options"))
+        options = read_options(record.get("options"))
         segments = _segments(record.get("segments"))
         question_type, answer = _answer(record, options)
         metadata = {key: value for key, value in record.items() if key not in REQUIRED + OPTIONAL}
@@ -65,7 +68,7 @@ def convert(
             question_type=question_type,  # type: ignore[arg-type]
             segments=segments,
             groups={column: _group(record.get(column)) for column in groups if record.get(column) is not None},
-            metadata=json.loads(json.dumps(metadata, default=str)),
+            metadata=json.loads(json.dumps(metadata, default=str), parse_constant=lambda _: None),
         )
 
     return collect(records, name=lambda record: ids[id(record)], make=make, drops=drops), drops
@@ -77,15 +80,13 @@ def _answer(record: Mapping[str, Any], options: tuple[str, ...]) -> tuple[str, s
         raise Dropped("unknown question_type", f"{given!r}; expected one of {QUESTION_TYPES}")
     if options:
         check_distinct(options)
-        return given or "multiple_choice", letter_of_either(record["answer"], options)
+        as_given = [text_of(option) for option in list_of(record.get("options"), what="options")]
+        return given or "multiple_choice", letter_of_either(record["answer"], options, as_given=as_given)
     answer = text_of(record["answer"])
-    if given:
-        return given, answer
-    try:
-        float(answer.replace(",", ""))
-    except ValueError:
-        return "free_text", answer
-    return "numeric", answer
+    if not answer:
+        raise Dropped("no answer")
+    # Whatever is made of digits, signs, points and commas is meant as a number, and an error where it is none ("1,5").
+    return given or ("numeric" if _NUMBER.fullmatch(answer) else "free_text"), answer
 
 
 def _duration(
@@ -93,10 +94,10 @@ def _duration(
 ) -> float | None:
     text = text_of(record.get("duration_seconds"))
     if text:
-        try:
-            return float(text)
-        except ValueError:
-            raise Dropped("duration_seconds is not a number", text) from None
+        seconds = seconds_of(text)
+        if seconds is None:
+            raise Dropped("duration_seconds is not a number", f"{text}; expected seconds > 0")
+        return seconds
     found = probed[video].duration_seconds if probed is not None and video in probed else None
     if segments is not None and found is None:
         raise Dropped("segments without a duration", "give duration_seconds, or --videos to read it from the file")
@@ -104,27 +105,13 @@ def _duration(
 
 
 def _segments(value: Any) -> Segments | None:
-    spans = _list(value, what="segments")
+    spans = list_of(value, what="segments")
     if not spans:
         return None
     try:
         return tuple((float(start), float(end)) for start, end in spans)
     except (TypeError, ValueError):
         raise Dropped("segments are not pairs of seconds", f"{value!r}; expected [[start, end], ...]") from None
-
-
-def _list(value: Any, *, what: str) -> list[Any]:
-    """Return a list given as one, or as JSON text in a CSV cell; nothing given is an empty list."""
-    if isinstance(value, str) and value.strip():
-        try:
-            value = json.loads(value)
-        except ValueError:
-            raise Dropped(f"{what} are not JSON", f"{value!r}; expected a JSON list") from None
-    if value is None or value == "":
-        return []
-    if not isinstance(value, list):
-        raise Dropped(f"{what} are not a list", f"{value!r}")
-    return value
 
 
 def _group(value: Any) -> str | list[str]:

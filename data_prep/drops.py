@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -53,6 +54,7 @@ class DropList:
         if not self.entries:
             path.unlink(missing_ok=True)
             return
+        path.parent.mkdir(parents=True, exist_ok=True)
         beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         beside.write_text("".join(json.dumps(entry) + "\n" for entry in self.entries), "utf-8")
         os.replace(beside, path)
@@ -67,16 +69,46 @@ def collect(
 ) -> list[Sample]:
     """Make a sample of every record that allows it, numbered from 0; list the others."""
     samples: list[Sample] = []
-    for record in records:
+    first: dict[str, int] = {}
+    for record_idx, record in enumerate(records):
         try:
-            samples.append(replace(make(record), index=len(samples)))
+            sample = replace(make(record), index=len(samples))
+            known = first.setdefault(sample.sample_id, record_idx)
+            if known != record_idx:
+                raise Dropped("id occurs twice", f"records {known} and {record_idx}, counted from 0; the first is kept")
+            samples.append(sample)
         except Dropped as dropped:
             drops.add(name(record), dropped)
         except SampleError as error:
             drops.add(name(record), Dropped("breaks the row schema", str(error)))
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except (AttributeError, ArithmeticError, LookupError, RecursionError, TypeError, ValueError) as error:
             drops.add(name(record), Dropped("malformed record", f"{type(error).__name__}: {error}"))
     return samples
+
+
+def own_ids(given: Sequence[Any]) -> list[str]:
+    """Return each record's id as text; one without gets its position, behind as many `row-` as tell it from the rest.
+
+    Args:
+        given: the ids that the records hold, None or empty where they hold none.
+    """
+    ids = [text_of(value) for value in given]
+    taken = set(ids)
+    for position, text in enumerate(ids):
+        if not text:
+            ids[position] = str(position)
+            while ids[position] in taken:
+                ids[position] = f"row-{ids[position]}"
+    return ids
+
+
+def seconds_of(value: Any) -> float | None:
+    """Return a length in seconds; None where there is none: not a number, not above 0, or without end."""
+    try:
+        seconds = float(text_of(value))
+    except (ValueError, OverflowError):
+        return None
+    return seconds if 0.0 < seconds < math.inf else None
 
 
 def text_of(value: Any) -> str:

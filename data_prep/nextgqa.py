@@ -15,7 +15,7 @@ from typing import Any
 from data_prep import command
 from data_prep.annotations import AnnotationError, find_file, read_json, read_records, require_columns
 from data_prep.choices import check_distinct, letter_of_text
-from data_prep.drops import DropList, Dropped, collect, text_of
+from data_prep.drops import DropList, Dropped, collect, seconds_of, text_of
 from data_prep.relevance import RelevanceFilter, clip_segments
 from verl_videomtr.sample import Sample
 
@@ -107,9 +107,11 @@ def _spans(grounding: Mapping[str, Any], *, video_id: str, qid: str) -> tuple[fl
     if video is None:
         raise Dropped("no grounding", f"video {video_id} is not in the file")
     try:
-        spans, duration_seconds = video["location"].get(qid), float(video["duration"])
-    except (AttributeError, KeyError, TypeError, ValueError):
-        raise Dropped("malformed grounding", f"video {video_id}: {str(video)[:100]}") from None
+        spans, duration_seconds = video["location"].get(qid), seconds_of(video["duration"])
+    except (AttributeError, KeyError, TypeError):
+        spans, duration_seconds = None, None
+    if duration_seconds is None:
+        raise Dropped("malformed grounding", f"video {video_id}: {str(video)[:100]}")
     if not spans:
         raise Dropped("no grounding", f"video {video_id}, question {qid}")
     return duration_seconds, spans

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from data_prep import command
 from data_prep.annotations import AnnotationError, read_records, require_columns
-from data_prep.drops import DropList, Dropped, text_of
+from data_prep.drops import DropList, Dropped, seconds_of, text_of
 from data_prep.nextgqa import add_filter_arguments
 from data_prep.relevance import RelevanceFilter, Segments, clip_segments
 from data_prep.rewriting import read_rewrite, request_body, request_key
@@ -111,11 +111,15 @@ def make_sample(query: Query, *, content: str, model: str, seed: int, annotation
 
 def _query(record: Mapping[str, Any], *, relevance: RelevanceFilter, prefix: str) -> Query:
     text, clip = text_of(record["query"]), text_of(record["vid"])
+    duration_seconds = seconds_of(record["duration"])
+    if duration_seconds is None:
+        raise Dropped("malformed annotation", f"duration={record['duration']!r}; expected seconds > 0")
     try:
-        duration_seconds = float(record["duration"])
         segments, _ = clip_segments(record["relevant_windows"], duration_seconds=duration_seconds)
-    except (TypeError, ValueError):
-        raise Dropped("malformed annotation", f"{record['duration']!r}, {record['relevant_windows']!r}") from None
+    except (ArithmeticError, TypeError, ValueError):
+        raise Dropped("malformed annotation", f"{record['relevant_windows']!r}; expected pairs of seconds") from None
+    if not text_of(record["qid"]) or not clip:
+        raise Dropped("malformed annotation", "no qid or no vid")
     if not segments:
         raise Dropped("no window inside the video", f"{record['relevant_windows']} in {duration_seconds:g} s")
     relevance.check(segments, duration_seconds=duration_seconds)
@@ -231,7 +235,7 @@ def _run(arguments: argparse.Namespace) -> int:
         passed = _keep_openable(passed, root=arguments.videos, drops=drops)
     asked = passed[: arguments.limit]
     if not asked:
-        command.print_drops(drops)
+        command.list_drops(drops, out=arguments.out)
         raise AnnotationError(f"no query is left to ask for; expected at least one; {arguments.annotations}")
     bodies = {
         query.qid: request_body(query.text, model=arguments.model, max_tokens=arguments.max_tokens) for query in asked

@@ -6,6 +6,7 @@ Relevant ratio = seconds covered by the union of ground-truth segments / duratio
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -55,9 +56,13 @@ def clip_segments(segments: Iterable[Iterable[float]], *, duration_seconds: floa
     Args:
         segments: (start, end) in seconds, in any order.
         duration_seconds: length of the video.
+    Raises:
+        ValueError: a time is not a number, or without end.
     """
     kept, num_clipped = [], 0
     for start, end in segments:
+        if not (math.isfinite(float(start)) and math.isfinite(float(end))):
+            raise ValueError(f"segment ({start}, {end}); expected finite seconds")
         cut_start, cut_end = max(0.0, float(start)), min(float(end), float(duration_seconds))
         num_clipped += (cut_start, cut_end) != (start, end)
         if cut_start < cut_end:

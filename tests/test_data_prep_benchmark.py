@@ -82,6 +82,78 @@ def test_videomme_in_every_published_shape(tmp_path, kind):
     assert samples[1].index == 1
 
 
+OWN = ("question_id", "task_type", "question", "options", "answer")
+
+
+def test_videomme_template_is_named_by_the_address_and_refused_without_one(tmp_path, capsys):
+    def nested(*dropped, **changes):
+        record = {**videomme_record(), **changes}
+        video = {key: value for key, value in record.items() if key not in (*OWN, *dropped)}
+        return {**video, "questions": [{key: record[key] for key in OWN}]}
+
+    addresses = ("https://www.youtube.com/watch?v=abcDEF-_123", "https://youtu.be/abcDEF-_123?t=3")
+    for url in (*addresses, "https://m.youtube.com/watch?app=desktop&v=abcDEF-_123", "youtube.com/shorts/abcDEF-_123"):
+        (sample,), _, _ = benchmark.convert("videomme", write_json(tmp_path / "a.json", [nested("videoID", url=url)]))
+        assert (sample.video, sample.metadata["source_video"]) == ("videomme/abcDEF-_123.mp4", "abcDEF-_123")
+    some = [nested("videoID", "url", question_id="9-1"), nested()]
+    samples, drops, _ = benchmark.convert("videomme", write_json(tmp_path / "b.json", some))
+    assert (len(samples), reasons(drops)) == (1, {"videomme/9-1": "no YouTube id"})
+    path = write_json(tmp_path / "c.json", [nested("videoID", "url")])
+    assert benchmark.main(["videomme", "--annotations", str(path), "--out", str(tmp_path / "o.parquet")]) == 1
+    assert "named by YouTube id" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (json.dumps(["A. One.", "B. Two."]), ("One.", "Two.")),
+        ({"A": "One.", "B": "Two."}, ("One.", "Two.")),
+        (["One. ", " Two.", "", None], ("One.", "Two.", "", "")),
+        (["A. One.", "B. Two.", "C.", "D. "], ("One.", "Two.", "", "")),
+        ([1, 2.0], ("1", "2")),
+        ("A. One. B. Two.", "options are not JSON"),
+        ('{"A": "One."}', "options are not a list"),
+        ('"One."', "options are not a list"),
+        ({"B": "One.", "A": "Two."}, "options are not a list"),
+        ([["A. One.", "B. Two."]], "options are not texts"),
+        ("[" * 100_000, "options are not JSON"),
+        (["One."], "answer is not among the options"),
+        ([], "answer is not among the options"),
+        (None, "answer is not among the options"),
+        (7, "options are not a list"),
+    ],
+)
+def test_options_are_a_list_or_its_json_text_and_never_taken_apart(tmp_path, options, expected):
+    path = write_json(tmp_path / "a.json", [videomme_record(options=options, answer="b")])
+    samples, drops, _ = benchmark.convert("videomme", path)
+    found = samples[0].options if samples else next(iter(reasons(drops).values()))
+    assert found == expected
+    assert all(sample.answer == "B" for sample in samples)
+
+
+def test_same_id_twice_is_listed_and_the_first_kept(tmp_path):
+    records = [videomme_record(), videomme_record(answer="A"), videomme_record(question_id="2")]
+    samples, drops, _ = benchmark.convert("videomme", write_json(tmp_path / "a.json", records))
+    assert [(sample.sample_id, sample.answer, sample.index) for sample in samples] == [
+        ("videomme/001-1", "C", 0),
+        ("videomme/2", "C", 1),
+    ]
+    assert reasons(drops) == {"videomme/001-1": "id occurs twice"}
+    assert "records 0 and 1" in drops.entries[0]["detail"]
+
+
+def test_numbers_without_end_are_listed_not_fatal(tmp_path):
+    path = tmp_path / "lvb_val.json"
+    good = longvideobench_record(id="good")
+    path.write_text(json.dumps([longvideobench_record(id=str(row), duration=row) for row in range(4)] + [good]))
+    text = path.read_text()
+    for row, value in enumerate(("NaN", "1e999", "1" + "0" * 400, "-5")):
+        text = text.replace(f'"duration": {row},', f'"duration": {value},')
+    path.write_text(text)
+    samples, drops, _ = benchmark.convert("longvideobench", path)
+    assert ([sample.sample_id for sample in samples], len(drops)) == (["longvideobench/good"], 4)
+
+
 def test_videomme_answer_beyond_the_options_is_dropped(tmp_path):
     path = write_json(tmp_path / "videomme.json", [videomme_record(answer="E"), videomme_record(question_id="2")])
     samples, drops, _ = benchmark.convert("videomme", path)
@@ -227,6 +299,32 @@ def test_mlvu_text_answer_that_reads_like_a_letter_is_a_text(tmp_path):
     record = mlvu_dev_record(candidates=["C", "B", "A", "D"], answer="A")
     (sample,), _, _ = benchmark.convert("mlvu_dev", write_json(tmp_path / "1_plotQA.json", [record]))
     assert sample.answer == "C"
+
+
+def test_mlvu_dev_question_with_an_empty_distractor_counts_and_one_with_an_empty_answer_does_not(tmp_path):
+    candidates = ["red", "", "blue", "green"]
+    records = [
+        mlvu_dev_record(candidates=candidates, answer="blue"),
+        mlvu_dev_record(candidates=candidates, answer=""),
+        mlvu_dev_record(candidates=["red", None, "blue", "green"], answer="green"),
+    ]
+    path = write_json(tmp_path / "1_plotQA.json", records)
+    samples, drops, _ = benchmark.convert("mlvu_dev", path.parent)
+    assert [(sample.options, sample.answer) for sample in samples] == [
+        (("red", "", "blue", "green"), "C"),
+        (("red", "", "blue", "green"), "D"),
+    ]
+    assert reasons(drops) == {"mlvu_dev/1_plotQA/1": "breaks the row schema"}
+    out = tmp_path / "out" / "rows.parquet"
+    assert benchmark.main(["mlvu_dev", "--annotations", str(tmp_path), "--out", str(out)]) == 0
+    assert [sample.options[1] for sample in read_rows(out)] == ["", ""]
+
+
+def test_mlvu_test_row_without_an_id_is_told_apart_from_a_given_one(tmp_path):
+    records = [mlvu_test_record(question_id="1"), mlvu_test_record(question_id=None), mlvu_test_record(question_id="")]
+    samples, drops, _ = benchmark.convert("mlvu", write_json(tmp_path / "mlvu_test.json", records))
+    assert [sample.sample_id for sample in samples] == ["mlvu/1", "mlvu/row-1", "mlvu/2"]
+    assert not drops
 
 
 def test_unknown_task_is_listed(tmp_path):

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from data_prep import custom
+from data_prep import custom, mix
 from verl_videomtr.sample import read_rows
 
 
@@ -85,6 +85,20 @@ def test_csv_holds_lists_as_json_text(tmp_path):
         ({"question": " "}, "breaks the row schema"),
         ({"video": ""}, "no video named"),
         ({"question_type": "essay"}, "unknown question_type"),
+        ({"video": "../a.mp4"}, "breaks the row schema"),
+        ({"options": ["tea", ""]}, "empty option text"),
+        ({"options": [["tea"], "milk"]}, "options are not texts"),
+        ({"options": "[" * 100_000}, "options are not JSON"),
+        ({"options": ["tea"]}, "breaks the row schema"),
+        ({"segments": [[1, float("nan")]]}, "breaks the row schema"),
+        ({"segments": [[1, 10**400]]}, "malformed record"),
+        ({"duration_seconds": "nan"}, "duration_seconds is not a number"),
+        ({"options": None, "answer": "1,5"}, "breaks the row schema"),
+        ({"options": None, "answer": "1_000"}, "breaks the row schema"),
+        ({"options": None, "answer": "?"}, "breaks the row schema"),
+        ({"options": None, "answer": None}, "no answer"),
+        ({"options": None, "answer": float("nan")}, "no answer"),
+        ({"answer": "tea", "question": "who \0"}, "breaks the row schema"),
     ],
 )
 def test_unusable_record_is_listed_with_its_reason(tmp_path, capsys, changes, reason):
@@ -94,6 +108,49 @@ def test_unusable_record_is_listed_with_its_reason(tmp_path, capsys, changes, re
     listed = json.loads((tmp_path / "rows.dropped.jsonl").read_text())
     assert (listed["id"], listed["reason"]) == ("custom/1", reason)
     assert f"1  {reason}" in capsys.readouterr().out
+
+
+def test_row_without_an_id_never_collides_and_a_given_one_that_does_is_listed(tmp_path):
+    rows = [CHOICE, {**CHOICE, "id": 0}, {**CHOICE, "id": "row-0"}, {**CHOICE, "id": 0, "answer": "milk"}, CHOICE]
+    code, samples = run(write_lines(tmp_path / "mine.jsonl", *rows))
+    assert code == 0
+    assert [sample.sample_id for sample in samples] == ["custom/row-row-0", "custom/0", "custom/row-0", "custom/4"]
+    listed = json.loads((tmp_path / "rows.dropped.jsonl").read_text())
+    assert (listed["id"], listed["reason"]) == ("custom/0", "id occurs twice")
+
+
+def test_addresses_and_odd_paths_stay_as_they_are(tmp_path):
+    videos = ("https://x.org/a b.mp4", "s3://bucket/a.mp4", "räume/猫 1.mp4", "/data/a.mp4")
+    path = write_lines(tmp_path / "mine.jsonl", *({**CHOICE, "video": video} for video in videos))
+    _, samples = run(path, "--prefix", "clips")
+    assert [sample.video for sample in samples] == [*videos[:2], "clips/räume/猫 1.mp4", "/data/a.mp4"]
+    _, samples = run(path, "--prefix", "https://x.org/clips/")
+    assert samples[2].video == "https://x.org/clips/räume/猫 1.mp4"
+
+
+def test_list_of_drops_is_written_where_nothing_is_left(tmp_path, capsys):
+    path = write_lines(tmp_path / "mine.jsonl", {**CHOICE, "answer": "coffee"})
+    out = tmp_path / "new" / "rows.parquet"
+    assert custom.main(["--input", str(path), "--out", str(out)]) == 1
+    assert "no samples to write" in capsys.readouterr().err
+    (listed,) = (json.loads(line) for line in (tmp_path / "new" / "rows.dropped.jsonl").read_text().splitlines())
+    assert listed["reason"] == "answer is not among the options"
+    assert not out.exists()
+
+
+def test_answer_may_repeat_a_lettered_option_as_it_stands(tmp_path):
+    options = ["A. milk", "B. tea"]
+    path = write_lines(
+        tmp_path / "mine.jsonl", *({**CHOICE, "options": options, "answer": a} for a in (options[1], "b"))
+    )
+    assert [sample.answer for sample in run(path)[1]] == ["B", "B"]
+
+
+def test_missing_values_in_metadata_are_null_and_the_file_repeats_itself(tmp_path):
+    path = write_lines(tmp_path / "mine.jsonl", {**CHOICE, "score": float("nan")})
+    _, samples = run(path)
+    assert samples[0].metadata == {"score": None}
+    assert mix.join([tmp_path / "rows.parquet"] * 2) == (samples, 1)
 
 
 def test_missing_column_names_the_record(tmp_path, capsys):

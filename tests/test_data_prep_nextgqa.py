@@ -105,6 +105,26 @@ def test_each_unusable_row_is_listed_with_its_reason(tmp_path):
     assert (counts.questions, counts.passed) == (8, 3)
 
 
+@pytest.mark.parametrize(
+    ("duration", "spans", "reason"),
+    [
+        (float("nan"), [[0, 5]], "malformed grounding"),
+        ("long", [[0, 5]], "malformed grounding"),
+        (None, [[0, 5]], "malformed grounding"),
+        (60, [[float("nan"), 5]], "malformed record"),
+        (60, [[0, float("inf")]], "malformed record"),
+        (60, [[0, 5, 9]], "malformed record"),
+        (60, "0-5", "malformed record"),
+        (60, {"start": 0}, "malformed record"),
+    ],
+)
+def test_times_that_are_none_are_listed_not_guessed(tmp_path, duration, spans, reason):
+    grounding = {"1": {"duration": duration, "location": {"0": spans}, "fps": 30.0}}
+    write_annotations(tmp_path, rows=[question("1", 0)], grounding=grounding)
+    samples, drops, _ = convert(tmp_path)
+    assert (samples, [entry["reason"] for entry in drops.entries]) == ([], [reason])
+
+
 def test_thirty_seconds_is_long_enough_and_both_limits_can_be_moved(tmp_path):
     grounding = {"1": video(30, **{"0": [[0, 14]]})}
     write_annotations(tmp_path, rows=[question("1", 0)], grounding=grounding)

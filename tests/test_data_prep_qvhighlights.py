@@ -445,6 +445,10 @@ def test_filter_and_short_queries_cost_nothing(tmp_path, capsys):
             {"relevant_windows": None},
             {},
             {"qid": 5},
+            {"duration": float("nan")},
+            {"relevant_windows": [[float("nan"), 20]]},
+            {"relevant_windows": "[[10, 20]]"},
+            {"vid": ""},
         ]
     ):
         write_annotations(source, 1, **{"qid": qid, **changes})
@@ -460,7 +464,7 @@ def test_filter_and_short_queries_cost_nothing(tmp_path, capsys):
         "query of fewer than 4 words  (qvhighlights/1)",
         "video shorter than 30 s  (qvhighlights/2)",
         "no window inside the video  (qvhighlights/3)",
-        "malformed annotation  (qvhighlights/4)",
+        "5  malformed annotation  (qvhighlights/4, qvhighlights/7, qvhighlights/8, ...)",
         "qid occurs twice  (qvhighlights/5)",
     ):
         assert reason in output

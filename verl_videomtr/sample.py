@@ -260,7 +260,7 @@ def resolve_video(video: str, root: str | os.PathLike[str] | None = None, *, all
     Raises:
         SampleError: the path leaves the root, needs a root that is not set, or is a URL and URLs are not allowed.
     """
-    if _URL.match(video):
+    if is_url(video):
         if allow_urls:
             return video
         raise SampleError(f"{video=} is a URL; expected a local path; download it first, or allow URLs")
@@ -284,7 +284,7 @@ def _problems(sample: Sample) -> Iterable[str]:
             yield f"{name}={value!r}; expected non-empty text"
         elif not _is_plain(value):
             yield f"{name}={value!r}; expected text that UTF-8 can hold, without NUL"
-    if isinstance(sample.video, str) and not _URL.match(sample.video) and not _stays_below(sample.video):
+    if isinstance(sample.video, str) and not is_url(sample.video) and not _stays_below(sample.video):
         yield f"video={sample.video!r}; expected a path without '..'"
     if isinstance(sample.index, bool) or not isinstance(sample.index, int) or not 0 <= sample.index < 2**63:
         yield f"index={sample.index!r}; expected an integer >= 0 of 64 bits"
@@ -336,6 +336,11 @@ def _time_problems(sample: Sample) -> Iterable[str]:
         is_pair = len(span) == 2 and all(isinstance(time, (int, float)) for time in span)
         if not is_pair or not 0.0 <= span[0] < span[1] <= duration + _TIME_TOLERANCE_SECONDS:
             yield f"segment {tuple(span)}; expected 0 <= start < end <= {duration} seconds"
+
+
+def is_url(video: str) -> bool:
+    """Whether a video is named by a URL, not a path."""
+    return _URL.match(video) is not None
 
 
 def _stays_below(video: str) -> bool:

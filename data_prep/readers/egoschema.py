@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from data_prep.annotations import AnnotationError, find_file, read_json, read_records, require_columns
-from data_prep.choices import letter_of_index, strip_letters
+from data_prep.choices import letter_of_index, read_options
 from data_prep.command import video_path
 from data_prep.drops import Dropped, text_of
 from data_prep.readers.reader import Reader, Record
@@ -34,6 +34,10 @@ def read(path: Path) -> list[Record]:
     if not isinstance(answers, dict) or not answers:
         raise AnnotationError(f"no answers in it; expected an object of q_uid: 0 to 4; {answers_path}")
     known = {text_of(question["q_uid"]): question for question in questions}
+    if len(known) < len(questions):
+        raise AnnotationError(
+            f"{len(questions) - len(known)} of {len(questions)} q_uid occur twice; expected each once; {questions_path}"
+        )
     return [{"q_uid": uid, **known.get(uid, {}), "answer": answer} for uid, answer in answers.items()]
 
 
@@ -44,7 +48,7 @@ def record_id(record: Record) -> str:
 def make(record: Record, prefix: str) -> Sample:
     if "question" not in record:
         raise Dropped("answer without a question", "questions.json is not the full file")
-    options = strip_letters(record.get("option") or [record[column] for column in OPTION_COLUMNS])
+    options = read_options(record.get("option") or [record[column] for column in OPTION_COLUMNS])
     return Sample(
         data_source="egoschema",
         sample_id=record_id(record),

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from data_prep.annotations import read_records, require_columns
-from data_prep.choices import letter_of_index
+from data_prep.choices import letter_of_index, list_of
 from data_prep.command import video_path
 from data_prep.drops import Dropped, text_of
 from data_prep.readers.reader import Reader, Record, locate
@@ -65,7 +65,7 @@ def _options(record: Record) -> tuple[str, ...]:
     given = record.get("candidates")
     if given is None:
         given = [record.get(column) for column in OPTION_COLUMNS]
-    options = [text_of(option) for option in given]
+    options = [text_of(option) for option in list_of(given, what="options")]
     while options and options[-1] in (PADDING, ""):
         options.pop()
     if not options:

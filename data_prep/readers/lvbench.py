@@ -10,10 +10,10 @@ from __future__ import annotations
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from data_prep.annotations import read_records, require_columns
-from data_prep.choices import letter_of_letter, split_inline_options, strip_letters
+from data_prep.annotations import nested_records, read_records, require_columns
+from data_prep.choices import letter_of_letter, list_of, read_options, split_inline_options
 from data_prep.command import video_path
-from data_prep.drops import Dropped, text_of
+from data_prep.drops import Dropped, seconds_of, text_of
 from data_prep.readers.reader import Reader, Record, locate
 from data_prep.relevance import Segments
 from verl_videomtr.sample import Sample
@@ -24,11 +24,7 @@ SECONDS_PER_MINUTE = 60.0
 
 def read(path: Path) -> list[Record]:
     file = locate(path, ("video_info.meta.jsonl",))
-    records: list[Record] = []
-    for record in read_records(file):
-        shared = {key: value for key, value in record.items() if key != "qa"}
-        questions: list[Any] = record.get("qa", [{}])
-        records.extend({**shared, **question} for question in questions)
+    records = nested_records(read_records(file), "qa", path=file)
     require_columns(records, COLUMNS, path=file)
     return records
 
@@ -39,7 +35,7 @@ def record_id(record: Record) -> str:
 
 def make(record: Record, prefix: str) -> Sample:
     question, options = split_inline_options(text_of(record["question"]))
-    options = options or strip_letters(record.get("options") or ())
+    options = options or read_options(record.get("options"))
     if not options:
         raise Dropped("no options", question[-80:])
     key, reference = text_of(record["key"]), text_of(record.get("time_reference"))
@@ -87,14 +83,14 @@ def _seconds(text: str) -> float | None:
 
 def _duration(record: Record) -> float | None:
     info: Any = record.get("video_info") or {}
-    try:
-        return float(info["duration_minutes"]) * SECONDS_PER_MINUTE
-    except (KeyError, TypeError, ValueError):
-        return None
+    minutes = seconds_of(info.get("duration_minutes")) if isinstance(info, dict) else None
+    return None if minutes is None else minutes * SECONDS_PER_MINUTE
 
 
 def _types(value: Any) -> list[str]:
-    return [text_of(item) for item in value] if isinstance(value, list) else [text_of(value)]
+    if isinstance(value, str) and not value.lstrip().startswith("["):
+        return [value.strip()]
+    return [text_of(item) for item in list_of(value, what="question types")]
 
 
 READER = Reader(name="lvbench", num_published=1549, read=read, record_id=record_id, make=make)

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import re
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from data_prep.annotations import AnnotationError, read_records, require_columns
-from data_prep.choices import letter_of_letter, letter_of_text, split_inline_options, strip_letters
+from data_prep.choices import letter_of_letter, letter_of_text, read_options, split_inline_options
 from data_prep.command import video_path
-from data_prep.drops import Dropped, text_of
+from data_prep.drops import Dropped, own_ids, seconds_of, text_of
 from data_prep.readers.reader import Reader, Record, locate
 from verl_videomtr.sample import Sample
 
@@ -41,12 +40,15 @@ TASKS = {
 OPEN_TASKS = ("subplot", "sub_scene", "subscene", "summary", "ssc", "vs")
 _SOLUTION = re.compile(r"<answer>\s*(.*?)\s*</answer>", re.DOTALL)
 _FILE = "_file"
+_ID = "_id"
 _ROW = "_row"
 
 
 def read_test(path: Path) -> list[Record]:
     file = locate(path, ("eval_mlvu_test.json", "test_mcq_gt.json", "mlvu_test.json"))
-    records = [{**record, _ROW: row} for row, record in enumerate(read_records(file))]
+    records = read_records(file)
+    ids = own_ids([text_of(record.get("question_id")) or record.get("problem_id") for record in records])
+    records = [{**record, _ID: own_id} for record, own_id in zip(records, ids, strict=True)]
     if not any(text_of(record.get(name)) for record in records for name in ("answer", "solution")):
         raise AnnotationError(
             f"no record has an answer; expected the file with the ground truth; {file}; "
@@ -68,7 +70,7 @@ def read_dev(path: Path) -> list[Record]:
 
 
 def test_id(record: Record) -> str:
-    return f"mlvu/{text_of(record.get('question_id') or record.get('problem_id')) or record[_ROW]}"
+    return f"mlvu/{record[_ID]}"
 
 
 def dev_id(record: Record) -> str:
@@ -97,7 +99,7 @@ def _sample(record: Record, *, source: str, sample_id: str, task: str, video: st
         index=0,
         split="test",
         video=video,
-        duration_seconds=_duration(record),
+        duration_seconds=seconds_of(record.get("duration")),
         question=question,
         options=options,
         answer=_answer(record, options),
@@ -110,10 +112,7 @@ def _sample(record: Record, *, source: str, sample_id: str, task: str, video: st
 def _question(record: Record) -> tuple[str, tuple[str, ...]]:
     """Return the question without its options; mirrors repeat these inside the question, or have them only there."""
     question, inline = split_inline_options(text_of(record.get("question") or record.get("problem")))
-    given: Any = record.get("candidates") or record.get("options") or []
-    if isinstance(given, str):
-        raise Dropped("options are not a list", given)
-    options = strip_letters(given) or inline
+    options = read_options(record.get("candidates")) or read_options(record.get("options")) or inline
     if not options:
         raise Dropped("no options")
     return question, options
@@ -130,13 +129,6 @@ def _answer(record: Record, options: tuple[str, ...]) -> str:
         return letter_of_letter(record.get("answer"), options)
     except Dropped:
         return letter_of_text(record.get("answer"), options)
-
-
-def _duration(record: Record) -> float | None:
-    try:
-        return float(text_of(record.get("duration"))) or None
-    except ValueError:
-        return None
 
 
 def _raw_task(record: Record) -> str:

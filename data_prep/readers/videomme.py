@@ -6,28 +6,30 @@ video nested under it. Lengths in seconds are not part of the annotations. The t
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Any
 
-from data_prep.annotations import read_records, require_columns
-from data_prep.choices import letter_of_letter, strip_letters
+from data_prep.annotations import AnnotationError, nested_records, read_records, require_columns
+from data_prep.choices import letter_of_letter, read_options
 from data_prep.command import video_path
-from data_prep.drops import text_of
+from data_prep.drops import Dropped, text_of
 from data_prep.readers.reader import Reader, Record, locate
 from verl_videomtr.sample import Sample
 
 COLUMNS = ("duration", "domain", "sub_category", "question_id", "task_type", "question", "options", "answer")
+_ADDRESS = re.compile(r"(?:[?&]v=|youtu\.be/|/shorts/|/embed/)([A-Za-z0-9_-]{11})")
 GROUPS = ("duration", "domain", "sub_category", "task_type")
 
 
 def read(path: Path) -> list[Record]:
     file = locate(path, ("videomme.json",))
-    records: list[Record] = []
-    for record in read_records(file):
-        shared = {key: value for key, value in record.items() if key != "questions"}
-        questions: list[Any] = record.get("questions", [{}])
-        records.extend({**shared, **question} for question in questions)
+    records = nested_records(read_records(file), "questions", path=file)
     require_columns(records, COLUMNS, path=file)
+    if not any(_youtube_id(record) for record in records):
+        raise AnnotationError(
+            "no record has videoID or a YouTube url; expected one of them, as the videos are named by YouTube id; "
+            f"{file}; this is the template that names videos by number: use the parquet or the authors' full file"
+        )
     return records
 
 
@@ -36,9 +38,10 @@ def record_id(record: Record) -> str:
 
 
 def make(record: Record, prefix: str) -> Sample:
-    # The template names a video by its number only; the release and the parquet also by its YouTube id.
-    file_name = text_of(record.get("videoID")) or text_of(record.get("video_id"))
-    options = strip_letters(record["options"])
+    file_name = _youtube_id(record)
+    if not file_name:
+        raise Dropped("no YouTube id", f"videoID={record.get('videoID')!r}, url={record.get('url')!r}")
+    options = read_options(record["options"])
     return Sample(
         data_source="videomme",
         sample_id=record_id(record),
@@ -58,6 +61,12 @@ def make(record: Record, prefix: str) -> Sample:
             "source_video": file_name,
         },
     )
+
+
+def _youtube_id(record: Record) -> str:
+    """Return the name of the published video: `videoID`, or the id in the address. `video_id` is a running number."""
+    match = _ADDRESS.search(text_of(record.get("url")))
+    return text_of(record.get("videoID")) or (match.group(1) if match else "")
 
 
 READER = Reader(name="videomme", num_published=2700, read=read, record_id=record_id, make=make)
