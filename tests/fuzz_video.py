@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import math
-import struct
 import sys
 import tempfile
 import zlib
@@ -21,6 +20,8 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
 CONTAINERS = ("mp4", "mkv", "avi", "ts", "flv", "webm", "mpg", "gif")
+KEY = "5a" * 20
+PIXELS = np.random.default_rng(0).integers(0, 256, (4, 8, 12, 3), dtype=np.uint8)
 HEADER_CHANGES = (0, 1, -1, 2**31, 10**30, 0.5, math.nan, "a", "", None, True, [], [0.0, 0.0], ["a"], [math.inf], {})
 
 
@@ -31,16 +32,17 @@ def check_entry(data: bytes, folder: Path) -> None:
     path = folder / "x.pool"
     path.write_bytes(data)
     try:
-        entry = CacheEntry(path)
-        rows = np.arange(entry.header.num_frames)
-        missing = entry.missing(rows)
-        frames = entry.read(np.setdiff1d(rows, missing)[:4])
+        with CacheEntry(path, KEY) as entry:
+            rows = np.arange(entry.header.num_frames)
+            frames = entry.header.empty_frames(min(4, len(rows)))
+            found = entry.read(rows[: len(frames)], frames)
     except CacheDamage as error:
         assert str(error)  # noqa: PT017 - either outcome is right
         return
-    assert frames.dtype == np.uint8
     assert frames.shape[1:] == (entry.header.height_px, entry.header.width_px, 3)
-    assert entry.num_filled >= entry.header.num_frames - len(missing)
+    assert entry.num_filled >= np.count_nonzero(found)
+    if entry.header.form == "raw" and frames.shape == PIXELS.shape:
+        assert np.array_equal(frames[found], PIXELS[found]), "a damaged frame was served"
     times = np.array(entry.header.times_seconds)
     assert times.dtype.kind in "if"
     assert np.isfinite(times).all()
@@ -110,7 +112,7 @@ def whole_videos(folder: Path) -> list[bytes]:
 
 def whole_entries(folder: Path) -> list[bytes]:
     """A cache entry of each form, with most of its frames."""
-    from verl_videomtr.video.cache_entry import FORMS, CacheEntry, EntryHeader
+    from verl_videomtr.video.cache_entry import CODECS, FORMS, CacheEntry, EntryHeader
 
     made = []
     for form in FORMS:
@@ -124,24 +126,26 @@ def whole_entries(folder: Path) -> list[bytes]:
             decoder="pyav",
             video="/videos/x.mp4",
         )
-        entry = CacheEntry.create(path, header)
-        frames = np.random.default_rng(0).integers(0, 256, (3, 8, 12, 3), dtype=np.uint8)
-        entry.add(np.array([0, 1, 3]), frames)
+        rows = np.array([0, 1, 3])
+        with CacheEntry.create(path, KEY, header) as entry:
+            entry.add(rows, [CODECS[form].encode(frame) for frame in PIXELS[rows]])
         made.append(path.read_bytes())
     return made
 
 
 def with_header_changed(entry: bytes, name: str, value: object) -> bytes:
     """Return a cache entry whose header says `value` of `name`, with a checksum that is right."""
-    from verl_videomtr.video.cache_entry import MAGIC, EntryHeader
+    from verl_videomtr.video.cache_entry import PREFIX, EntryHeader
 
     names = [*EntryHeader.__dataclass_fields__, "more"]
-    (length,) = struct.unpack_from("<I", entry, len(MAGIC))
-    fields = json.loads(entry[16 : 16 + length])
+    magic, key, num_frames, length, _ = PREFIX.unpack_from(entry)
+    start = PREFIX.size + 16 * num_frames
+    fields = json.loads(entry[start : start + length])
     assert fields.keys() == asdict(EntryHeader(**fields)).keys()
     assert name in names
     text = json.dumps(fields | {name: value}).encode()
-    return MAGIC + struct.pack("<II", len(text), zlib.crc32(text)) + text + entry[16 + length :]
+    prefix = PREFIX.pack(magic, key, num_frames, len(text), zlib.crc32(text))
+    return prefix + entry[PREFIX.size : start] + text + entry[start + length :]
 
 
 def main() -> None:

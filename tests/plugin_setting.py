@@ -51,7 +51,7 @@ class Frames:
             raise VideoError("cannot be read", path=path)
         return self._pool
 
-    async def read(self, path: str, indices) -> np.ndarray:
+    async def read(self, pool: Pool, indices) -> np.ndarray:
         return np.stack([np.full((self._side_px, self._side_px, 3), i % 256, np.uint8) for i in indices])
 
     def metrics(self) -> dict[str, float]:

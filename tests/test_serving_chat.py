@@ -45,18 +45,17 @@ SAMPLING = {"temperature": 0.5, "top_p": 0.9, "top_k": -1, "repetition_penalty":
 class Frames:
     """Frames full of noise of their own; counts what is read."""
 
-    times_seconds = np.arange(16) + 0.5
-    duration_seconds = 16.0
-
     def __init__(self):
         self.num_read = 0
+        self.pools = {}
 
     async def pool(self, path):
-        return self
+        pool = Pool(path=path, times_seconds=np.arange(16) + 0.5, duration_seconds=16.0)
+        return self.pools.setdefault(path, pool)
 
-    async def read(self, path, indices):
-        if "broken" in path:
-            raise VideoError("cannot be read", path=path)
+    async def read(self, pool, indices):
+        if "broken" in pool.path:
+            raise VideoError("cannot be read", path=pool.path)
         self.num_read += len(indices)
         return np.stack([noise(i) for i in indices])
 

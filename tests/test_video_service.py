@@ -1,6 +1,8 @@
 """The async frame service: one opening per video, no stall of the loop, failures counted."""
 
 import asyncio
+import errno
+import os
 import time
 
 import awkward_videos as awkward
@@ -9,7 +11,7 @@ import pytest
 
 from verl_videomtr.video.cache import PoolCache
 from verl_videomtr.video.decode_workers import WorkerConfig
-from verl_videomtr.video.errors import DamagedVideoError, VideoError
+from verl_videomtr.video.errors import DamagedVideoError, VideoError, VideoNotFoundError, VideoTimestampError
 from verl_videomtr.video.pool import PoolConfig, open_pool
 from verl_videomtr.video.service import FrameService
 
@@ -90,6 +92,45 @@ async def test_the_number_of_open_pools_is_bounded(videos, tmp_path):
     assert service.metrics()["videomtr/frames/open_pools"] == 2
     assert service.metrics()["videomtr/frames/pools_closed"] == 2
     service.close()
+
+
+@pytest.mark.parametrize("with_cache", [True, False])
+async def test_a_video_that_changed_is_opened_anew(videos, tmp_path, with_cache):
+    cache, path = PoolCache(tmp_path / "cache") if with_cache else None, tmp_path / "v.mp4"
+    service = FrameService(config=CONFIG, cache=cache)
+    path.write_bytes(videos[0].read_bytes())
+    held = await service.pool(path)
+    await service.read(held, [0])
+    os.utime(path)
+    assert np.array_equal(await service.read(path, [3]), open_pool(videos[0], CONFIG).read([3]))
+    held = await service.pool(path)
+    path.write_bytes(videos[3].read_bytes())
+    with pytest.raises(VideoTimestampError):
+        await service.read(held, [9])
+    assert np.array_equal(await service.read(path, [9]), open_pool(videos[3], CONFIG).read([9]))
+    assert service.metrics()["videomtr/frames/pools_changed"] == 2
+    service.close()
+
+
+async def test_a_video_that_is_gone_serves_what_is_cached(service, videos, tmp_path):
+    path = tmp_path / "v.mp4"
+    path.write_bytes(videos[0].read_bytes())
+    frames = await service.read(path, [3])
+    path.unlink()
+    assert np.array_equal(await service.read(path, [3]), frames)
+    with pytest.raises(VideoNotFoundError, match="gone"):
+        await service.read(path, [4])
+
+
+async def test_frames_that_could_not_be_kept_are_counted(service, videos, monkeypatch):
+    await service.pool(videos[0])
+
+    def pwrite(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "pwrite", pwrite)
+    assert len(await service.read(videos[0], [0, 3])) == 2
+    assert service.metrics()["videomtr/frames/cache_unsaved"] == 2
 
 
 async def test_a_waiter_that_is_cancelled_leaves_the_opening_to_the_others(service, videos):

@@ -83,8 +83,8 @@ class Frames(Protocol):
     async def pool(self, path: str, /) -> FramePool:
         """Open a video's pool."""
 
-    async def read(self, path: str, indices: Sequence[int], /) -> Iterable[Any]:
-        """Return one picture for each index."""
+    async def read(self, pool: FramePool, indices: Sequence[int], /) -> Iterable[Any]:
+        """Return one picture for each index of that pool, whatever lies at its path by now."""
 
 
 @dataclass(kw_only=True)
@@ -95,6 +95,8 @@ class Rollout:
     episode: Episode
     path: str
     """Where the video lies."""
+    pool: FramePool
+    """The video as the episode began with it."""
     frames: Frames
     replies: list[Reply] = field(default_factory=list)
     """One per turn."""
@@ -108,7 +110,7 @@ class Rollout:
             VideoError: the frames cannot be decoded.
         """
         began = time.monotonic()
-        pictures = iter(await self.frames.read(self.path, observation.frames) if observation.frames else ())
+        pictures = iter(await self.frames.read(self.pool, observation.frames) if observation.frames else ())
         self.seconds["frames"] += time.monotonic() - began
         return Message(parts=tuple(part if isinstance(part, str) else next(pictures) for part in observation.parts))
 
@@ -135,7 +137,7 @@ async def open_episode(
         duration_seconds=pool.duration_seconds,
         segments=sample.segments,
     )
-    rollout = Rollout(sample=sample, episode=episode, path=path, frames=frames)
+    rollout = Rollout(sample=sample, episode=episode, path=path, pool=pool, frames=frames)
     rollout.seconds["frames"] += time.monotonic() - began
     return rollout
 

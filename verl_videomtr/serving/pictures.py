@@ -37,10 +37,9 @@ ENCODE_THREADS = 2
 class Picture:
     """A frame by name: nothing is read before it is sent."""
 
-    path: str
-    """The video."""
+    pool: FramePool
+    """Of the video as the episode began with it."""
     index: int
-    """In its pool."""
 
 
 class PictureService:
@@ -70,9 +69,9 @@ class PictureService:
         """Return the open pool of a video, as FrameService does."""
         return await self.frames.pool(path)
 
-    async def read(self, path: str, indices: Sequence[int]) -> list[Picture]:
+    async def read(self, pool: FramePool, indices: Sequence[int]) -> list[Picture]:
         """Name frames; they are read when they are sent."""
-        return [Picture(path, int(index)) for index in indices]
+        return [Picture(pool, int(index)) for index in indices]
 
     async def encoded(self, pictures: Sequence[Picture]) -> list[bytes]:
         """Return each picture as the JSON text of its data URL; whoever else waits for the same one shares it.
@@ -81,8 +80,8 @@ class PictureService:
             VideoError: a frame cannot be decoded.
         """
         missing = [p for p in dict.fromkeys(pictures) if p not in self._kept and p not in self._coming]
-        for path in dict.fromkeys(picture.path for picture in missing):
-            self._begin([picture for picture in missing if picture.path == path])
+        for pool in dict.fromkeys(picture.pool for picture in missing):
+            self._begin([picture for picture in missing if picture.pool is pool])
         waiting = {picture: self._coming[picture] for picture in pictures if picture in self._coming}
         found = {picture: self._kept[picture] for picture in pictures if picture not in waiting}
         for picture in found:
@@ -106,7 +105,7 @@ class PictureService:
     async def _encode(self, pictures: list[Picture], futures: dict[Picture, asyncio.Future[bytes]]) -> None:
         """Read and encode frames of one video; failures go to whoever waits."""
         try:
-            frames = await self.frames.read(pictures[0].path, [picture.index for picture in pictures])
+            frames = await self.frames.read(pictures[0].pool, [picture.index for picture in pictures])
             loop = asyncio.get_running_loop()
             urls = await loop.run_in_executor(self._threads, encode_all, frames, self.image_format)
         except BaseException as error:

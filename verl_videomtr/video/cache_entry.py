@@ -1,9 +1,10 @@
-"""One cached pool on disk: a file of frames that fills up lazily and knows when it is damaged.
+"""One cached pool on disk: a file that fills up with frames and says of each byte of them whether it is whole.
 
-Layout: magic | header length, header CRC | header (JSON) | frame table | frames. The table has a row per pool frame
-with the place, length and CRC-32 of its bytes; length 0 means not there yet. A frame's bytes are written before its
-row, so a reader sees a frame whole or not at all, and what a crash or a bad disk left is found by its CRC and decoded
-again.
+Layout: prefix (magic, key, number of frames, header length and CRC) | frame table | header (JSON) | frames, in the
+order in which they came. The table has a row per pool frame with the place, length and CRC-32 of its bytes; length 0
+means not there yet. Bytes are written before the row that lists them, and a row is only ever replaced by one that lists
+the same frame again, so a reader needs no lock. The file is never mapped: a page of a file that was cut, or that a full
+disk cannot give, would kill the process that touches it, where a read returns an error.
 """
 
 from __future__ import annotations
@@ -12,28 +13,71 @@ import io
 import itertools
 import json
 import math
-import mmap
 import os
 import struct
 import zlib
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from PIL import Image
 
-MAGIC = b"VMTRPOOL"
-_PREFIX = struct.Struct("<8sII")
+MAGIC = b"VMTRPOL2"
+PREFIX = struct.Struct("<8s20sIII")
+"""Magic, key, number of frames, header length, CRC-32 of the header."""
 _ROW = np.dtype([("offset", "<u8"), ("length", "<u4"), ("crc", "<u4")])
-_PAGE = 4096
 _MAX_HEADER = 16 << 20
+_MAX_FRAMES = 1 << 20
 _MAX_SIDE_PX = 1 << 14
-FORMS = ("raw", "jpeg")
 JPEG_QUALITY = 95
 
 
 class CacheDamage(ValueError):
     """The file is not a whole cache entry; it is to be deleted and made again."""
+
+
+class Codec(Protocol):
+    """How a frame becomes bytes."""
+
+    def encode(self, frame: np.ndarray) -> bytes:
+        """Return the bytes of one (H, W, 3) uint8 frame."""
+
+    def decode(self, data: bytes | bytearray, out: np.ndarray) -> bool:
+        """Write the frame that `data` holds into `out`; False where it holds none of that size."""
+
+
+class _Raw:
+    def encode(self, frame: np.ndarray) -> bytes:
+        return frame.tobytes()
+
+    def decode(self, data: bytes | bytearray, out: np.ndarray) -> bool:
+        if len(data) != out.nbytes:
+            return False
+        out[...] = np.frombuffer(data, dtype=np.uint8).reshape(out.shape)
+        return True
+
+
+class _Jpeg:
+    def encode(self, frame: np.ndarray) -> bytes:
+        buffer = io.BytesIO()
+        Image.fromarray(frame).save(buffer, format="JPEG", quality=JPEG_QUALITY, subsampling=0)
+        return buffer.getvalue()
+
+    def decode(self, data: bytes | bytearray, out: np.ndarray) -> bool:
+        try:
+            picture = np.asarray(Image.open(io.BytesIO(data), formats=["JPEG"]))
+        except (ValueError, OSError, SyntaxError, Image.DecompressionBombError):
+            return False
+        if picture.shape != out.shape:
+            return False
+        out[...] = picture
+        return True
+
+
+CODECS: dict[str, Codec] = {"raw": _Raw(), "jpeg": _Jpeg()}
+FORMS = tuple(CODECS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,170 +112,157 @@ class EntryHeader:
         """M."""
         return len(self.times_seconds)
 
-    @property
-    def frame_bytes(self) -> int:
-        """Bytes of one frame as pixels."""
-        return self.height_px * self.width_px * 3
+    def empty_frames(self, count: int) -> np.ndarray:
+        """Return memory for `count` frames: (count, H, W, 3) uint8."""
+        return np.empty((count, self.height_px, self.width_px, 3), dtype=np.uint8)
 
 
 class CacheEntry:
-    """An open entry. Reading is safe from many threads and processes; adding needs the entry's lock."""
+    """One opening of an entry's file, for a single look or a single addition.
 
-    def __init__(self, path: Path) -> None:
-        """Open the entry at `path`.
+    All that is read and written goes through one descriptor: whatever happens to the name meanwhile, a frame is read
+    with the table of the file that holds it. Adding needs the entry's lock; reading needs nothing.
+    """
 
+    def __init__(self, path: Path, key: str, *, header: EntryHeader | None = None, is_writable: bool = False) -> None:
+        """Open the entry of `key` at `path`.
+
+        Args:
+            header: what the entry is known to say of itself, which saves reading it again.
         Raises:
             FileNotFoundError: there is none.
             CacheDamage: it is not one.
         """
-        self.path = path
-        with path.open("rb") as file:
-            self.header, self._table_offset = _read_header(file)
-            self._data_offset = _aligned(self._table_offset + self.header.num_frames * _ROW.itemsize)
-            self._least_bytes = self._data_offset
-            if self.header.form == "raw":
-                self._least_bytes += self.header.num_frames * self.header.frame_bytes
-            self._inode = os.fstat(file.fileno()).st_ino
-            if os.fstat(file.fileno()).st_size < self._least_bytes:
-                raise CacheDamage("the file is shorter than its header says")
-            self._map = mmap.mmap(file.fileno(), self._least_bytes, access=mmap.ACCESS_READ)
-        self._table = np.frombuffer(self._map, _ROW, self.header.num_frames, self._table_offset)
-        self._frames = self._raw_frames()
-        self._verified = np.zeros(self.header.num_frames, dtype=bool)
-
-    @staticmethod
-    def create(path: Path, header: EntryHeader) -> CacheEntry:
-        """Write an entry without frames beside `path`, rename it into place, and open it."""
-        text = json.dumps(asdict(header)).encode()
-        beside = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
-        table_offset = _aligned(_PREFIX.size + len(text))
-        size = _aligned(table_offset + header.num_frames * _ROW.itemsize)
-        if header.form == "raw":
-            size += header.num_frames * header.frame_bytes
+        self._fd = os.open(path, os.O_RDWR if is_writable else os.O_RDONLY)
         try:
-            with beside.open("wb") as file:
-                file.write(_PREFIX.pack(MAGIC, len(text), zlib.crc32(text)) + text)
-                file.truncate(size)
+            num_frames, length, crc = self._read_prefix(key)
+            if header is not None and header.num_frames != num_frames:
+                raise CacheDamage(f"it has {num_frames} frames where {header.num_frames} were expected")
+            self._table = self._read_table(num_frames)
+            self._size = os.fstat(self._fd).st_size  # After the table: what that lists was written before.
+            self._data_offset = _table_end(num_frames) + length
+            self.header = header if header is not None else self._read_header(num_frames, length, crc)
+        except BaseException:
+            os.close(self._fd)
+            raise
+
+    @classmethod
+    def create(cls, path: Path, key: str, header: EntryHeader) -> CacheEntry:
+        """Write an entry without frames in place of what is at `path`, and open it. The caller holds the entry's lock.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        text = json.dumps(asdict(header)).encode()
+        prefix = PREFIX.pack(MAGIC, bytes.fromhex(key), header.num_frames, len(text), zlib.crc32(text))
+        beside = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
+        try:
+            beside.write_bytes(prefix + bytes(header.num_frames * _ROW.itemsize) + text)
             beside.replace(path)
-        finally:
+        except OSError:
             beside.unlink(missing_ok=True)
-        return CacheEntry(path)
+            raise
+        return cls(path, key, header=header, is_writable=True)
+
+    def __enter__(self) -> CacheEntry:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._fd)
 
     @property
     def num_filled(self) -> int:
-        """How many frames are there."""
+        """How many frames are listed."""
         return int(np.count_nonzero(self._table["length"]))
 
-    def missing(self, rows: np.ndarray) -> np.ndarray:
-        """Return those of `rows` that are not there or are damaged.
+    def has(self, rows: np.ndarray) -> bool:
+        """Whether all of `rows` are listed; only reading shows whether they are whole."""
+        return bool(np.all(self._table["length"][rows]))
 
-        A frame is checked against its CRC the first time that this process reads it.
+    def read(self, rows: np.ndarray, out: np.ndarray) -> np.ndarray:
+        """Write the frames `rows` that are there and whole into `out`; every byte is checked, each time.
+
+        Args:
+            out: (n, H, W, 3) uint8.
+        Returns:
+            (n,) bool: which they were.
+        """
+        codec = CODECS[self.header.form]
+        found = np.zeros(len(rows), dtype=bool)
+        for position, row in enumerate(rows):
+            data = self._read_frame(int(row))
+            found[position] = data is not None and codec.decode(data, out[position])
+        return found
+
+    def add(self, rows: np.ndarray, blobs: Sequence[bytes]) -> None:
+        """Append `blobs` as the frames `rows`. The caller holds the entry's lock.
 
         Raises:
-            CacheDamage: the file lost its end since it was opened.
+            OSError: the disk is full or read-only; what was there before still is.
         """
-        self._require_size()
-        for row in rows[~self._verified[rows]]:
-            self._verified[row] = self._is_whole(int(row))
-        return rows[~self._verified[rows]]
+        end = os.fstat(self._fd).st_size
+        offset, places = end, []
+        try:
+            for row, data in zip(rows, blobs, strict=True):
+                _write(self._fd, data, offset)
+                places.append((offset, len(data), _checksum(data, int(row))))
+                offset += len(data)
+        except OSError:
+            os.ftruncate(self._fd, end)
+            raise
+        for row, place in zip(rows, np.array(places, dtype=_ROW), strict=True):
+            _write(self._fd, place.tobytes(), PREFIX.size + int(row) * _ROW.itemsize)
 
-    def read(self, rows: np.ndarray) -> np.ndarray:
-        """Return the frames `rows`, none of them missing, as (n, H, W, 3) uint8.
+    def _read_prefix(self, key: str) -> tuple[int, int, int]:
+        data = os.pread(self._fd, PREFIX.size, 0)
+        if len(data) < PREFIX.size:
+            raise CacheDamage("the file ends before its header")
+        magic, own_key, num_frames, length, crc = PREFIX.unpack(data)
+        if magic != MAGIC or own_key.hex() != key:
+            raise CacheDamage("the file does not begin as this cache entry")
+        if not 1 <= num_frames <= _MAX_FRAMES or length > _MAX_HEADER:
+            raise CacheDamage("the header holds impossible values")
+        return num_frames, length, crc
 
-        Raises:
-            CacheDamage: bytes that passed their check are no frame of this size.
-        """
-        if self._frames is not None:
-            return np.asarray(self._frames[rows])
-        out = np.empty((len(rows), self.header.height_px, self.header.width_px, 3), dtype=np.uint8)
-        jpegs = self._jpegs(rows)
-        for position in range(len(rows)):
-            try:
-                out[position] = np.asarray(Image.open(io.BytesIO(jpegs[position])))
-            except (ValueError, OSError, SyntaxError, Image.DecompressionBombError) as error:
-                raise CacheDamage(f"frame {rows[position]} does not decode ({error})") from error
-        return out
+    def _read_table(self, num_frames: int) -> np.ndarray:
+        data = os.pread(self._fd, num_frames * _ROW.itemsize, PREFIX.size)
+        if len(data) < num_frames * _ROW.itemsize:
+            raise CacheDamage("the file ends before its header")
+        return np.frombuffer(data, _ROW)
 
-    def add(self, rows: np.ndarray, frames: np.ndarray) -> None:
-        """Write `frames` as the frames `rows`. The caller holds the entry's lock.
+    def _read_header(self, num_frames: int, length: int, crc: int) -> EntryHeader:
+        text = os.pread(self._fd, length, _table_end(num_frames))
+        if len(text) != length or zlib.crc32(text) != crc:
+            raise CacheDamage("the header is damaged")
+        try:
+            fields = json.loads(text)
+            header = EntryHeader(**{**fields, "times_seconds": tuple(fields["times_seconds"])})
+        except (ValueError, TypeError, KeyError) as error:
+            raise CacheDamage(f"the header cannot be read ({error})") from error
+        if header.num_frames != num_frames:
+            raise CacheDamage("the header and the table differ in their number of frames")
+        return header
 
-        Raises:
-            OSError: the disk is full or read-only, or the entry was evicted.
-        """
-        with self.path.open("r+b") as file:
-            if os.fstat(file.fileno()).st_ino != self._inode:
-                raise OSError("the entry was evicted and made again")
-            places = []
-            end = file.seek(0, os.SEEK_END)
-            for row, frame in zip(rows, frames, strict=True):
-                data = frame.tobytes() if self.header.form == "raw" else _jpeg(frame)
-                offset = self._data_offset + int(row) * self.header.frame_bytes if self.header.form == "raw" else end
-                file.seek(offset)
-                file.write(data)
-                end = max(end, offset + len(data))
-                places.append((offset, len(data), zlib.crc32(data)))
-            file.flush()
-            for row, place in zip(rows, np.array(places, dtype=_ROW), strict=True):
-                file.seek(self._table_offset + int(row) * _ROW.itemsize)
-                file.write(place.tobytes())
-        self._verified[rows] = False
-
-    def _is_whole(self, row: int) -> bool:
-        place = self._table[row]
-        if not place["length"]:
-            return False
-        if self.header.form == "raw":
-            expected = self._data_offset + row * self.header.frame_bytes
-            if place["offset"] != expected or place["length"] != self.header.frame_bytes:
-                return False
-            assert self._frames is not None
-            return zlib.crc32(self._frames[row].data) == place["crc"]
-        end = int(place["offset"]) + int(place["length"])
-        if place["offset"] < self._data_offset or end > self.path.stat().st_size:
-            return False
-        return zlib.crc32(self._jpegs(np.array([row]))[0]) == place["crc"]
-
-    def _jpegs(self, rows: np.ndarray) -> list[bytes]:
-        with self.path.open("rb") as file:
-            places = [(int(self._table["offset"][row]), int(self._table["length"][row])) for row in rows]
-            return [os.pread(file.fileno(), length, offset) for offset, length in places]
-
-    def _require_size(self) -> None:
-        # A mapping that outlives its file's end kills the process that reads it.
-        if self._map.size() < self._least_bytes:
-            raise CacheDamage("the file is shorter than its header says")
-
-    def _raw_frames(self) -> np.ndarray | None:
-        if self.header.form != "raw":
+    def _read_frame(self, row: int) -> bytes | None:
+        offset, length = int(self._table["offset"][row]), int(self._table["length"][row])
+        # The bounds come first: a damaged row may ask for gigabytes.
+        if not length or offset < self._data_offset or offset + length > self._size:
             return None
-        count = self.header.num_frames * self.header.frame_bytes
-        flat = np.frombuffer(self._map, np.uint8, count, self._data_offset)
-        return flat.reshape(self.header.num_frames, self.header.height_px, self.header.width_px, 3)
+        data = os.pread(self._fd, length, offset)
+        return data if len(data) == length and _checksum(data, row) == self._table["crc"][row] else None
 
 
-def _read_header(file: io.BufferedReader) -> tuple[EntryHeader, int]:
-    prefix = file.read(_PREFIX.size)
-    if len(prefix) < _PREFIX.size:
-        raise CacheDamage("the file ends before its header")
-    magic, length, crc = _PREFIX.unpack(prefix)
-    if magic != MAGIC or length > _MAX_HEADER:
-        raise CacheDamage("the file does not begin as a cache entry")
-    text = file.read(length)
-    if len(text) != length or zlib.crc32(text) != crc:
-        raise CacheDamage("the header is damaged")
-    try:
-        fields = json.loads(text)
-        header = EntryHeader(**{**fields, "times_seconds": tuple(fields["times_seconds"])})
-    except (ValueError, TypeError, KeyError) as error:
-        raise CacheDamage(f"the header cannot be read ({error})") from error
-    return header, _aligned(_PREFIX.size + length)
+def _table_end(num_frames: int) -> int:
+    return PREFIX.size + num_frames * _ROW.itemsize
 
 
-def _aligned(offset: int) -> int:
-    return -(-offset // _PAGE) * _PAGE
+def _checksum(data: bytes, row: int) -> int:
+    # Begun with the row's number, so that another frame's bytes are not taken for this one's.
+    return zlib.crc32(data, row)
 
 
-def _jpeg(frame: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(frame).save(buffer, format="JPEG", quality=JPEG_QUALITY, subsampling=0)
-    return buffer.getvalue()
+def _write(fd: int, data: bytes, offset: int) -> None:
+    view = memoryview(data)
+    while view:
+        count = os.pwrite(fd, view, offset)
+        view, offset = view[count:], offset + count

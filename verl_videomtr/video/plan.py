@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -79,6 +80,15 @@ class PoolConfig:
         return self.max_tokens * self.factor_px**2
 
 
+class FileStamp(NamedTuple):
+    """What the file system says of a file; differs when the file was replaced, written or touched."""
+
+    num_bytes: int
+    modified_ns: int
+    changed_ns: int
+    inode: int
+
+
 @dataclass(frozen=True, kw_only=True)
 class PoolPlan:
     """The chosen frames of one file and all that a decoder needs to fetch them: a few KB, whatever the video."""
@@ -95,8 +105,8 @@ class PoolPlan:
     """(M,) float64: each chosen frame's time after the first frame."""
     size: tuple[int, int]
     """(height, width) at which the frames are served, upright."""
-    file_stamp: tuple[int, int]
-    """(bytes, modification time in ns) of the file when it was probed."""
+    file_stamp: FileStamp
+    """Of the file when it was probed."""
 
     @property
     def path(self) -> str:
@@ -155,10 +165,14 @@ def choose_frames(times_seconds: np.ndarray, duration_seconds: float, config: Po
     return np.unique(right - nearer_left)
 
 
-def file_stamp(path: str | Path) -> tuple[int, int]:
-    """(bytes, modification time in ns): differs when a file was replaced."""
+def file_stamp(path: str | Path) -> FileStamp:
+    """Return the stamp of the file that is now at `path`.
+
+    Raises:
+        OSError: there is none.
+    """
     status = os.stat(path)
-    return status.st_size, status.st_mtime_ns
+    return FileStamp(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
 
 
 def _frame_size(source: VideoProbe, config: PoolConfig) -> tuple[int, int]:

@@ -1,22 +1,39 @@
-"""The candidate pool of one video: M frames, each with its index and its true time, read when they are asked for."""
+"""The candidate pool of one video: M frames, each with its index and its true time, read when they are asked for.
+
+A pool belongs to the bytes that were at its path when it was opened. A file that was only touched or fetched again is
+recognised by its bytes and read on; one that holds another video is an error of this pool, and a new pool when it is
+opened again. (A pool without a cache never hashed its bytes, so there any change is that error.)
+"""
 
 from __future__ import annotations
 
-import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from verl_videomtr.video.cache import PoolCache
-from verl_videomtr.video.cache_entry import CacheDamage, CacheEntry
+from verl_videomtr.video.cache_entry import EntryHeader
 from verl_videomtr.video.decode_workers import DecodeWorkers, shared_workers
-from verl_videomtr.video.plan import PoolConfig, PoolPlan
+from verl_videomtr.video.errors import VideoError, VideoNotFoundError, VideoTimestampError
+from verl_videomtr.video.plan import FileStamp, PoolConfig, PoolPlan, file_stamp
 
 __all__ = ["FramePool", "PoolConfig", "open_pool"]
 
-logger = logging.getLogger(__name__)
+_TRIES = 3
+"""How often a file may change while it is read before that is an error."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Kept:
+    """Where a pool's frames are kept, and of which bytes they are."""
+
+    cache: PoolCache
+    key: str
+    header: EntryHeader
+    content: str
 
 
 class FramePool:
@@ -28,19 +45,21 @@ class FramePool:
         config: PoolConfig,
         workers: DecodeWorkers,
         *,
+        stamp: FileStamp,
         plan: PoolPlan | None = None,
-        cached: _CachedFrames | None = None,
+        kept: _Kept | None = None,
     ) -> None:
-        """Use `open_pool`. One of `plan` and `cached` must be given; the plan is made when it is first needed."""
+        """Use `open_pool`. One of `plan` and `kept` must be given; the plan is made when it is first needed."""
         self.path = str(path)
         self._config = config
         self._workers = workers
+        self._stamp = stamp
         self._plan = plan
-        self._cached = cached
+        self._kept = kept
         self._decoder = config.decoder
         self._lock = threading.Lock()
-        if cached is not None:
-            header = cached.entry.header
+        if kept is not None:
+            header = kept.header
             self.times_seconds = np.array(header.times_seconds)
             """(M,) float64, strictly rising: true presentation times, in seconds after the first frame."""
             self.duration_seconds = header.duration_seconds
@@ -61,28 +80,41 @@ class FramePool:
 
     @property
     def is_complete(self) -> bool:
-        """Whether every frame is in the cache."""
-        return self._cached is not None and self._cached.entry.num_filled == self.num_frames
+        """Whether every frame is listed in the cache."""
+        return self._kept is not None and self._kept.cache.num_filled(self._kept.key) == self.num_frames
+
+    def is_current(self) -> bool:
+        """Whether the file is as it was when this pool last looked at it; a pool that is not is to be opened anew.
+
+        A file that is gone leaves a pool current whose frames may all be cached.
+        """
+        try:
+            return file_stamp(self.path) == self._stamp
+        except OSError:
+            return self._kept is not None
 
     def read_cached(self, indices: Sequence[int] | np.ndarray) -> np.ndarray | None:
         """Return the frames at `indices` as `read` does if none of them must be decoded, else None."""
         rows = self._rows(indices)
-        return None if self._cached is None else self._cached.read_present(rows)
+        return None if self._kept is None else self._kept.cache.read(self._kept.key, self._kept.header, rows)
 
     def read(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
         """Return the frames at `indices`, in that order, as (n, H, W, 3) uint8 RGB.
 
         Raises:
             IndexError: an index outside the pool.
-            VideoError: the frames cannot be decoded, or are not the ones asked for.
+            VideoError: the frames cannot be decoded, are not the ones asked for, or the file holds another video now.
         """
         rows = self._rows(indices)
         if not rows.size:
             return np.empty((0, self.height_px, self.width_px, 3), dtype=np.uint8)
-        if self._cached is not None and (frames := self._cached.read(rows, self._decode)) is not None:
+        if (frames := self.read_cached(rows)) is not None:
             return frames
         unique, inverse = np.unique(rows, return_inverse=True)
-        frames = self._decode(unique)
+        if self._kept is None:
+            frames = self._decode(unique)
+        else:
+            frames = self._kept.cache.fill(self._kept.key, self._kept.header, unique, self._decode)
         return frames if np.array_equal(unique, rows) else frames[inverse]
 
     def _rows(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
@@ -94,45 +126,47 @@ class FramePool:
         return rows
 
     def _decode(self, rows: np.ndarray) -> np.ndarray:
+        """Decode `rows` from a file that had this pool's bytes before and did not change meanwhile."""
+        for _ in range(_TRIES):
+            plan = self._current_plan()
+            try:
+                frames, decoder = self._workers.decode(plan, rows, self._decoder)
+            except VideoError:
+                if _stamp(self.path) == plan.file_stamp:
+                    raise
+                continue
+            if _stamp(self.path) == plan.file_stamp:
+                self.decoder = decoder
+                if decoder == "pyav-full":
+                    self._decoder = decoder
+                return frames
+        raise _changing(self.path)
+
+    def _current_plan(self) -> PoolPlan:
         with self._lock:
-            if self._plan is None:
-                self._plan = self._workers.plan(self.path, self._config)
-        frames, self.decoder = self._workers.decode(self._plan, rows, self._decoder)
-        if self.decoder == "pyav-full":
-            self._decoder = "pyav-full"
-        return frames
+            stamp = _stamp(self.path)
+            if self._plan is not None and self._plan.file_stamp == stamp:
+                return self._plan
+            if stamp != self._stamp:
+                self._recognise()
+            plan = _plan_of(self.path, self._config, self._workers)
+            if plan.file_stamp != self._stamp:
+                raise _changing(self.path)
+            self._plan = plan
+            return plan
 
-
-class _CachedFrames:
-    """A pool's entry in the cache, and what to do when it is not there, damaged or cannot be written."""
-
-    def __init__(self, cache: PoolCache, key: str, entry: CacheEntry) -> None:
-        self.entry = entry
-        self._cache = cache
-        self._key = key
-
-    def read_present(self, rows: np.ndarray) -> np.ndarray | None:
-        """Return the frames `rows` if all are there and whole."""
+    def _recognise(self) -> None:
+        """Take the changed file for this pool's if it has the same bytes."""
+        changed = VideoTimestampError("changed since it was opened", path=self.path, remedy="open it again")
+        if self._kept is None:
+            raise changed
         try:
-            return None if len(self.entry.missing(rows)) else self.entry.read(rows)
-        except (CacheDamage, OSError):
-            return None
-
-    def read(self, rows: np.ndarray, decode: Callable[[np.ndarray], np.ndarray]) -> np.ndarray | None:
-        """Return the frames `rows`, decoding what is missing; None where the cache cannot be used."""
-        try:
-            missing = self.entry.missing(np.unique(rows))
-            if len(missing):
-                self._cache.fill(self._key, self.entry, missing, decode)
-                if len(self.entry.missing(missing)):
-                    raise CacheDamage("frames just written do not read back")
-            return self.entry.read(rows)
-        except CacheDamage as error:
-            logger.warning("cache entry %s is dropped: %s", self.entry.path, error)
-            self._cache.drop(self.entry)
+            content, stamp = self._kept.cache.content(self.path)
         except OSError as error:
-            logger.warning("cache entry %s is not used: %s", self.entry.path, error)
-        return None
+            raise VideoNotFoundError(f"cannot be read ({error})", path=self.path) from error
+        if content != self._kept.content:
+            raise changed
+        self._stamp = stamp
 
 
 def open_pool(
@@ -151,17 +185,49 @@ def open_pool(
     """
     config = config or PoolConfig()
     workers = workers or shared_workers()
-    plan = None
     if cache is not None:
+        for _ in range(_TRIES):
+            try:
+                content, stamp = cache.content(path)
+            except OSError:
+                break  # The file cannot be read; the probe says what is wrong with it.
+            key = cache.key_of(content, config)
+            plan = None
+            if (header := cache.find(key)) is None:
+                plan = _plan_of(path, config, workers)
+                if plan.file_stamp != stamp:
+                    continue
+                header = cache.header(plan, _family(config.decoder))
+            kept = _Kept(cache=cache, key=key, header=header, content=content)
+            return FramePool(path, config, workers, stamp=stamp, plan=plan, kept=kept)
+        else:
+            raise _changing(path)
+    plan = _plan_of(path, config, workers)
+    return FramePool(path, config, workers, stamp=plan.file_stamp, plan=plan)
+
+
+def _plan_of(path: str | Path, config: PoolConfig, workers: DecodeWorkers) -> PoolPlan:
+    """Return a plan whose stamp is that of the very file that was probed."""
+    for _ in range(_TRIES):
         try:
-            key = cache.key(path, config)
-            if (entry := cache.open(key)) is None:
-                plan = workers.plan(path, config)
-                entry = cache.create(key, plan, _family(config.decoder))
-            return FramePool(path, config, workers, plan=plan, cached=_CachedFrames(cache, key, entry))
-        except OSError as error:
-            logger.warning("cache %s cannot be used for %s: %s", cache.directory, path, error)
-    return FramePool(path, config, workers, plan=plan or workers.plan(path, config))
+            before = file_stamp(path)
+        except OSError:
+            return workers.plan(path, config)  # It says what is wrong.
+        plan = workers.plan(path, config)
+        if plan.file_stamp == before:
+            return plan
+    raise _changing(path)
+
+
+def _stamp(path: str) -> FileStamp:
+    try:
+        return file_stamp(path)
+    except OSError as error:
+        raise VideoNotFoundError(f"is gone since it was opened ({error.strerror})", path=path) from error
+
+
+def _changing(path: str | Path) -> VideoTimestampError:
+    return VideoTimestampError("changes while it is read", path=path, remedy="wait until it is written")
 
 
 def _family(decoder: str) -> str:

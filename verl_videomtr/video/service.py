@@ -47,8 +47,8 @@ class FrameService:
         """
         Args:
             workers: how many videos decode at once, and how long one may take.
-            max_open_pools: pools kept open, least recently used ones closed first. An open pool takes about 20 KB and
-                one file descriptor; its frames stay on disk or in the page cache.
+            max_open_pools: pools kept open, least recently used ones closed first. An open pool takes about 20 KB
+                and no file descriptor; its frames stay on disk or in the page cache.
         """
         if max_open_pools < 1:
             raise ValueError(f"videomtr.video.open_pools={max_open_pools}; expected at least 1")
@@ -68,16 +68,21 @@ class FrameService:
         self._seconds_lock = threading.Lock()
 
     async def pool(self, path: str | Path) -> FramePool:
-        """Return the open pool of `path`, opening it at most once however many episodes ask.
+        """Return the open pool of `path`, opening it at most once however many episodes ask, and anew when it changed.
 
         Raises:
             VideoError: the video cannot be used; it is tried again when asked for again.
         """
         key = str(path)
         if (pool := self._pools.get(key)) is not None:
-            self._pools.move_to_end(key)
-            self._counts["pool_hits"] += 1
-            return pool
+            if await self._in_cache_thread(pool.is_current):
+                self._counts["pool_hits"] += 1
+                if key in self._pools:
+                    self._pools.move_to_end(key)
+                return pool
+            if self._pools.get(key) is pool:
+                del self._pools[key]
+                self._counts["pools_changed"] += 1
         if (task := self._openings.get(key)) is None:
             self._counts["pool_misses"] += 1
             task = asyncio.ensure_future(self._open(key))
@@ -85,14 +90,16 @@ class FrameService:
             task.add_done_callback(partial(self._forget, key))
         return await asyncio.shield(task)
 
-    async def read(self, path: str | Path, indices: Sequence[int] | np.ndarray) -> np.ndarray:
-        """Return the pool frames `indices` of `path` as (n, H, W, 3) uint8 RGB.
+    async def read(self, video: FramePool | str | Path, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Return the pool frames `indices` of a video as (n, H, W, 3) uint8 RGB.
 
+        Args:
+            video: an open pool, whose frames these are or an error whatever became of the file; or a path.
         Raises:
             IndexError: an index outside the pool.
-            VideoError: the video cannot be opened or decoded.
+            VideoError: the video cannot be opened or decoded, or is not the one that the pool was opened on.
         """
-        pool = await self.pool(path)
+        pool = video if isinstance(video, FramePool) else await self.pool(video)
         frames = await self._read_cached(pool, indices)
         if frames is not None:
             self._counts["cache_hits"] += 1
@@ -113,7 +120,7 @@ class FrameService:
             try:
                 pool = await self.pool(path)
                 if self._cache is not None:
-                    await self.read(path, choose(pool))
+                    await self.read(pool, choose(pool))
             except VideoError:
                 self._counts["prefetch_failures"] += 1
 
@@ -125,6 +132,8 @@ class FrameService:
         """Counters since the service began: openings, hits, frames, failures by class, seconds decoding and waiting."""
         with self._seconds_lock:
             values = {**self._counts, **self._seconds, "open_pools": len(self._pools)}
+        if self._cache is not None and self._cache.num_unsaved:
+            values["cache_unsaved"] = self._cache.num_unsaved
         return {f"videomtr/frames/{name}": float(value) for name, value in sorted(values.items())}
 
     def close(self) -> None:
@@ -139,7 +148,10 @@ class FrameService:
     async def _read_cached(self, pool: FramePool, indices: Sequence[int] | np.ndarray) -> np.ndarray | None:
         if self._cache is None:
             return None
-        return await asyncio.get_running_loop().run_in_executor(self._cache_threads, pool.read_cached, indices)
+        return await self._in_cache_thread(partial(pool.read_cached, indices))
+
+    async def _in_cache_thread(self, work: Callable[[], _Result]) -> _Result:
+        return await asyncio.get_running_loop().run_in_executor(self._cache_threads, work)
 
     async def _read_missing(self, pool: FramePool, indices: Sequence[int] | np.ndarray) -> np.ndarray:
         """Decode; episodes of one video take turns, so that those who wait hold no place and mostly find it cached."""
