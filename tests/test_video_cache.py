@@ -399,38 +399,57 @@ for _ in range(looks):
 """
 
 
-def _look_at_random(tmp_path, form, *, looks):
-    """Two processes, six videos, a bound that holds three; return the lines that they wrote."""
-    config, truth = PoolConfig(num_frames=6, size=(28, 56)), {}
-    reference = PoolCache(tmp_path / "reference", form=form)
+def _look_at_random(tmp_path, forms, *, looks):
+    """A process for each of `forms`, six videos, a bound that holds a part of them; return what they wrote."""
+    config, videos, truth, sizes = PoolConfig(num_frames=6, size=(28, 56)), [], {}, []
     for number in range(6):
-        path = tmp_path / f"{number}.mp4"
-        awkward.write_video(path, count=20 + number, size=(48, 96))
-        np.save(f"{path}.npy", open_pool(path, config).read(range(6)))
-        frames = open_pool(path, config, reference).read(range(6))
-        truth[str(path)] = [hashlib.sha1(frame.tobytes()).hexdigest() for frame in frames]
-    bound = str(reference.size_bytes() // 2)
-    arguments = [sys.executable, "-c", LOOK_AT_RANDOM, str(tmp_path / "cache"), form]
-    runs = [
-        subprocess.Popen(
-            [*arguments, str(seed), str(looks), bound, json.dumps(truth)], stdout=subprocess.PIPE, text=True
-        )
-        for seed in range(2)
-    ]
+        videos.append(str(tmp_path / f"{number}.mp4"))
+        awkward.write_video(videos[-1], count=20 + number, size=(48, 96))
+        np.save(f"{videos[-1]}.npy", open_pool(videos[-1], config).read(range(6)))
+    for form in set(forms):
+        reference = PoolCache(tmp_path / form, form=form)
+        pools = {video: open_pool(video, config, reference).read(range(6)) for video in videos}
+        truth[form] = {v: [hashlib.sha1(frame.tobytes()).hexdigest() for frame in pools[v]] for v in videos}
+        sizes.append(reference.size_bytes())
+    script = [sys.executable, "-c", LOOK_AT_RANDOM, str(tmp_path / "cache")]
+    runs = []
+    for seed, form in enumerate(forms):
+        arguments = [form, str(seed), str(looks), str(min(sizes) // 2), json.dumps(truth[form])]
+        runs.append(subprocess.Popen([*script, *arguments], stdout=subprocess.PIPE, text=True))
     lines = [line for run in runs for line in run.communicate()[0].splitlines()]
-    assert [run.returncode for run in runs] == [0, 0]
+    assert [run.returncode for run in runs] == [0] * len(runs)
     return lines
 
 
-@pytest.mark.parametrize("form", ["raw", "jpeg"])
-def test_two_processes_and_a_bound_below_the_set_never_serve_another_frame(tmp_path, form):
-    assert _look_at_random(tmp_path, form, looks=400) == []
+@pytest.mark.parametrize("forms", [("raw", "raw"), ("jpeg", "jpeg"), ("raw", "jpeg")])
+def test_two_processes_and_a_bound_below_the_set_never_serve_another_frame(tmp_path, forms):
+    assert _look_at_random(tmp_path, forms, looks=300) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("forms", [("raw", "raw"), ("jpeg", "jpeg"), ("raw", "jpeg", "raw", "jpeg")])
+def test_processes_and_a_bound_below_the_set_never_serve_another_frame_at_length(tmp_path, forms):
+    assert _look_at_random(tmp_path, forms, looks=10_000) == []
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("form", ["raw", "jpeg"])
-def test_two_processes_and_a_bound_below_the_set_never_serve_another_frame_at_length(tmp_path, form):
-    assert _look_at_random(tmp_path, form, looks=20_000) == []
+def test_a_full_memory_file_system_ends_no_process(tmp_path, form):
+    full = tmp_path / "cache"
+    full.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", full], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("a file system cannot be mounted here")
+    try:
+        with (full / "filler").open("wb") as file:
+            file.write(bytes(150_000))
+        lines = _look_at_random(tmp_path, (form,) * 3, looks=400)
+    finally:
+        subprocess.run(["umount", full], check=True)
+    assert any("cannot be written" in line for line in lines)
+    assert not any("WRONG" in line for line in lines)
 
 
 def test_many_processes_decode_a_video_once(video, plain, tmp_path):

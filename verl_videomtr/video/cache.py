@@ -159,10 +159,7 @@ class PoolCache:
         except (OSError, CacheDamage):
             return None
         self._mark_used(key)
-        if not whole.all():
-            self._warn("damage", "cache entry %s has damaged frames; they are decoded again", self._entry_path(key))
-            return None
-        return frames
+        return frames if whole.all() else None
 
     def fill(
         self, key: str, header: EntryHeader, rows: np.ndarray, decode: Callable[[np.ndarray], np.ndarray]
@@ -250,7 +247,10 @@ class PoolCache:
     def _read_found(self, key: str, header: EntryHeader, rows: np.ndarray, out: np.ndarray) -> np.ndarray:
         try:
             with CacheEntry(self._entry_path(key), key, header=header) as entry:
-                return entry.read(rows, out)
+                found = entry.read(rows, out)
+                if entry.has_any(rows[~found]):
+                    self._warn("damage", "damaged frames of %s are decoded again", self._entry_path(key))
+                return found
         except (OSError, CacheDamage):
             return np.zeros(len(rows), dtype=bool)
 

@@ -179,6 +179,10 @@ class CacheEntry:
         """Whether all of `rows` are listed; only reading shows whether they are whole."""
         return bool(np.all(self._table["length"][rows]))
 
+    def has_any(self, rows: np.ndarray) -> bool:
+        """Whether any of `rows` is listed."""
+        return bool(np.any(self._table["length"][rows]))
+
     def read(self, rows: np.ndarray, out: np.ndarray) -> np.ndarray:
         """Write the frames `rows` that are there and whole into `out`; every byte is checked, each time.
 
