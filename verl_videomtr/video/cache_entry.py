@@ -158,11 +158,18 @@ class CacheEntry:
         beside = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
         try:
             beside.write_bytes(prefix + bytes(header.num_frames * _ROW.itemsize) + text)
-            beside.replace(path)
+            # Opened under the name that nobody else knows: an eviction may take the other at once.
+            entry = cls(beside, key, header=header, is_writable=True)
         except OSError:
             beside.unlink(missing_ok=True)
             raise
-        return cls(path, key, header=header, is_writable=True)
+        try:
+            beside.replace(path)
+        except OSError:
+            os.close(entry._fd)
+            beside.unlink(missing_ok=True)
+            raise
+        return entry
 
     def __enter__(self) -> CacheEntry:
         return self
