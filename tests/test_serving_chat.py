@@ -42,6 +42,13 @@ SAMPLE = Sample(
 SAMPLING = {"temperature": 0.5, "top_p": 0.9, "top_k": -1, "repetition_penalty": 1.0}
 
 
+class Pool:
+    def __init__(self, path):
+        self.path = path
+        self.times_seconds = np.arange(16) + 0.5
+        self.duration_seconds = 16.0
+
+
 class Frames:
     """Frames full of noise of their own; counts what is read."""
 
@@ -50,8 +57,9 @@ class Frames:
         self.pools = {}
 
     async def pool(self, path):
-        pool = Pool(path=path, times_seconds=np.arange(16) + 0.5, duration_seconds=16.0)
-        return self.pools.setdefault(path, pool)
+        if path not in self.pools:
+            self.pools[path] = Pool(path)
+        return self.pools[path]
 
     async def read(self, pool, indices):
         if "broken" in pool.path:
@@ -156,9 +164,9 @@ def test_kept_pictures_are_bounded_by_bytes(tmp_path):
     frames = Frames()
 
     async def go():
-        pictures = PictureService(frames, max_bytes=20_000)
+        pictures, pool = PictureService(frames, max_bytes=20_000), Pool("v")
         for index in range(16):
-            (url,) = await pictures.encoded(await pictures.read("v", [index]))
+            (url,) = await pictures.encoded(await pictures.read(pool, [index]))
             assert url.startswith(b'"data:image/webp;base64,')
             assert pictures.num_bytes <= 20_000
         return pictures
