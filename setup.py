@@ -25,7 +25,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10,<3.13",
     packages=find_namespace_packages(include=["verl_videomtr*", "data_prep*", "hydra_plugins*"]),
-    package_data={"verl_videomtr": ["conf/**/*.yaml", "prompts/*.yaml"]},
+    package_data={"verl_videomtr": ["conf/**/*.yaml", "prompts/*.yaml", "report/template/*"]},
     install_requires=requirements("base.in"),
     extras_require={"dev": requirements("dev.in"), "vllm": [VERL.replace("verl", "verl[vllm]", 1)]},
     entry_points={

@@ -15,6 +15,7 @@ COMMANDS = {
     "doctor": ("verl_videomtr.verl_plugin.doctor.command", "say whether a launch would run, and what mends it"),
     "plan": ("verl_videomtr.verl_plugin.plan_command", "say what a launch would need: tokens, bytes, memory, time"),
     "export": ("verl_videomtr.export.command", "write a checkpoint as a model that servers load, and check it"),
+    "report": ("verl_videomtr.report.command", "write a page of what the policy looked at, and why it was paid"),
     "frames": ("verl_videomtr.video.frames_command", "show the frames that the policy would see of a video"),
 }
 """Name -> (module, one line of help)."""

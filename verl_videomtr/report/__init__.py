@@ -1,0 +1,1 @@
+"""`videomtr report`: trajectory lines -> one self-contained page that shows what the policy looked at and earned."""

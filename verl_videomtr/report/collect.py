@@ -1,0 +1,92 @@
+"""The first pass over all lines: facts, curves and heat maps of every episode, and what could not be read."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from verl_videomtr.report import curves
+from verl_videomtr.report.episodes import PLAYED, Facts, card, detail, read_facts
+from verl_videomtr.report.lines import read_lines
+from verl_videomtr.report.sources import LineFile, Run
+from verl_videomtr.report.statistics import HeatMap
+from verl_videomtr.trajectory import Trajectory, summarize
+
+_FIELDS = {field.name for field in dataclasses.fields(Trajectory)}
+
+
+@dataclasses.dataclass(kw_only=True)
+class Collection:
+    """Everything that a report says of its runs, but for the episodes that it shows."""
+
+    runs: Sequence[Run]
+    facts: list[Facts]
+    series: list[curves.Series]
+    """One for each run."""
+    heat: dict[tuple[int, str], HeatMap]
+    """By (run, phase)."""
+    unread: list[int]
+    """Lines of each run that could not be read."""
+
+
+def collect(runs: Sequence[Run], progress: Callable[[Iterable[Any], int], Iterable[Any]]) -> Collection:
+    """Read every line of `runs` once; notes on what could not be read go to the runs."""
+    found = Collection(runs=runs, facts=[], series=[], heat=defaultdict(HeatMap), unread=[0] * len(runs))
+    files = [(number, place, file) for number, run in enumerate(runs) for place, file in enumerate(run.files)]
+    from_lines: list[curves.Series] = [defaultdict(list) for _ in runs]
+    for number, place, file in progress(files, len(files)):
+        for step, metrics in _read_file(found, number, place, file).items():
+            for name, value in metrics.items():
+                from_lines[number][_series_name(name, file.phase)].append((step, value))
+    for run, series in zip(runs, from_lines, strict=True):
+        from_file: curves.Series = {}
+        if run.metrics_file is not None:
+            from_file, unread = curves.read_metrics(run.metrics_file)
+            if unread:
+                run.notes.append(f"{unread} lines of {run.metrics_file} could not be read")
+        found.series.append(curves.merge(from_file, {name: sorted(points) for name, points in series.items()}))
+    return found
+
+
+def _read_file(found: Collection, number: int, place: int, file: LineFile) -> dict[int, dict[str, float]]:
+    """Read one file; return what `summarize` makes of each of its steps."""
+    by_step: dict[int, list[Trajectory]] = defaultdict(list)
+    problems: list[str] = []
+    for line in read_lines(file.path):
+        try:
+            if line.record is None:
+                raise ValueError(line.problem)
+            fact = read_facts(line.record, run=number, phase=file.phase, file=place, line=line.number)
+            # Whatever the page does with a record is tried here, so that a broken one is counted and stops nothing.
+            card(line.record, facts=fact, name="")
+            detail(line.record, facts=fact)
+            if fact.right is not None:
+                trajectory = as_trajectory(line.record)
+                summarize([trajectory])
+                found.heat[number, file.phase].add(fact.step, line.record["episode"])
+                by_step[fact.step or 0].append(trajectory)
+        except (ValueError, TypeError, KeyError, AttributeError, IndexError, ArithmeticError) as error:
+            problems.append(f"line {line.number}: {' '.join(str(error).split())[:200]}")
+        else:
+            found.facts.append(fact)
+    if problems:
+        found.unread[number] += len(problems)
+        lines = f"{len(problems):,} line{'s' if len(problems) > 1 else ''}"
+        found.runs[number].notes.append(f"{lines} of {file.path} could not be read; {problems[0]}")
+    return {step: summarize(trajectories) for step, trajectories in by_step.items()}
+
+
+def as_trajectory(record: Mapping[str, Any]) -> Trajectory:
+    """Read a played record as a trajectory; keys that it does not know are passed over."""
+    assert record.get("status", PLAYED) == PLAYED
+    return Trajectory(**{name: value for name, value in record.items() if name in _FIELDS})
+
+
+def _series_name(name: str, phase: str) -> str:
+    """Name a metric of lines as verl names it: those of validation by what it calls held out."""
+    if phase == "training":
+        return name
+    held_out = {"videomtr/episode/accuracy": "val-core/all/acc/mean@1"}
+    return held_out.get(name, f"{phase}/{name}")
