@@ -10,7 +10,7 @@ import pytest
 from scripted_server import Reply, ScriptedServer, completion, say
 
 from verl_videomtr.serving.client import Body, Client
-from verl_videomtr.serving.journal import Journal, SharedJournal
+from verl_videomtr.serving.journal import Journal, JournalError, SharedJournal
 from verl_videomtr.serving.server import AskError, Refused, Server, Unanswered
 
 KEY = "sk-very-secret-0123456789"
@@ -278,7 +278,7 @@ def test_journal_that_cannot_be_written_fails_the_task_that_waits(tmp_path):
             raise OSError(28, "No space left on device")
 
     async def run(journal):
-        with pytest.raises(OSError, match="No space left"):
+        with pytest.raises(JournalError, match=r"No space left.*journal\.jsonl"):
             await SharedJournal(journal).append({"key": "a"})
 
     with FullDisk(tmp_path / "journal.jsonl") as journal:

@@ -14,6 +14,8 @@ from collections.abc import Sequence
 COMMANDS = {
     "doctor": ("verl_videomtr.verl_plugin.doctor.command", "say whether a launch would run, and what mends it"),
     "plan": ("verl_videomtr.verl_plugin.plan_command", "say what a launch would need: tokens, bytes, memory, time"),
+    "eval": ("verl_videomtr.evaluation.command", "play a benchmark against a served model and make its tables"),
+    "ask": ("verl_videomtr.ask.command", "ask a served model about a video and watch it look"),
     "export": ("verl_videomtr.export.command", "write a checkpoint as a model that servers load, and check it"),
     "report": ("verl_videomtr.report.command", "write a page of what the policy looked at, and why it was paid"),
     "frames": ("verl_videomtr.video.frames_command", "show the frames that the policy would see of a video"),
@@ -26,17 +28,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if argv is None else list(argv)
     parser = argparse.ArgumentParser(prog="videomtr", description="Video-MTR on verl.")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    modules = {}
-    for name, (module, summary) in COMMANDS.items():
-        subparser = subparsers.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
-        if arguments[:1] == [name]:
-            modules[name] = importlib.import_module(module)
-            modules[name].add_arguments(subparser)
-    args = parser.parse_args(arguments)
+    parsers = {
+        name: subparsers.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
+        for name, (_, summary) in COMMANDS.items()
+    }
+    command = arguments[0] if arguments else ""
+    if command not in COMMANDS:
+        parser.parse_args(arguments)
+        return 2
+    module = importlib.import_module(COMMANDS[command][0])
+    module.add_arguments(parsers[command])
+    # Overrides may stand before, between and behind options.
+    args = parsers[command].parse_intermixed_args(arguments[1:])
     try:
-        return int(modules[args.command].run(args))
+        return int(module.run(args))
     except (ValueError, OSError) as error:
-        print(f"videomtr {args.command}: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"videomtr {command}: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
 
 

@@ -40,6 +40,7 @@ class ChatPolicy:
     """The context of one episode as chat messages, kept as the very bytes that are sent.
 
     Args:
+        journal: keeps the answers; None keeps none.
         key: names the episode in the journal.
     """
 
@@ -49,9 +50,9 @@ class ChatPolicy:
         config: ChatConfig,
         *,
         pictures: PictureService,
-        journal: SharedJournal,
-        key: str,
         system_text: str,
+        journal: SharedJournal | None = None,
+        key: str = "",
     ) -> None:
         self.client = client
         self.config = config
@@ -60,6 +61,8 @@ class ChatPolicy:
         self.key = key
         self.entries: list[dict[str, Any]] = []
         """What the journal holds of each turn."""
+        self.num_held_bytes = 0
+        """Of the messages in the context, pictures included."""
         self._system = [_text_message("system", system_text)] if system_text else []
         self._shown: list[Message] = []
         self._sent: list[list[bytes] | None] = []
@@ -68,11 +71,6 @@ class ChatPolicy:
         self._context_start = 0
         self._expected_ids: tuple[int, ...] | None = None
 
-    @property
-    def num_held_bytes(self) -> int:
-        """Bytes of the messages in the context, pictures included."""
-        return sum(len(piece) for pieces in self._sent if pieces for piece in pieces)
-
     async def show(self, message: Message, *, context_start: int) -> bool:
         self._shown.append(message)
         self._sent.append(None)
@@ -80,7 +78,8 @@ class ChatPolicy:
             # Another context: the ids before it say nothing about the next prompt.
             self._context_start, self._expected_ids = context_start, None
             for turn in range(context_start):
-                self._sent[turn] = []
+                self.num_held_bytes -= sum(map(len, self._sent[turn] or ()))
+                self._sent[turn] = None
         return True
 
     async def respond(self) -> Reply:
@@ -92,10 +91,11 @@ class ChatPolicy:
             VideoError: a frame cannot be decoded.
         """
         key = f"{self.key}/{len(self.entries)}"
-        entry = self.journal.get(key)
+        entry = self.journal.get(key) if self.journal is not None else None
         if entry is None:
             entry = {"key": key, **await self._ask()}
-            await self.journal.append(entry)
+            if self.journal is not None:
+                await self.journal.append(entry)
         else:
             self._expected_ids = None
         self.entries.append(entry)
@@ -144,8 +144,9 @@ class ChatPolicy:
         pieces = list(self._system)
         for turn in range(self._context_start, len(self._shown)):
             shown = self._sent[turn]
-            if not shown:
+            if shown is None:
                 shown = self._sent[turn] = await self._render(self._shown[turn])
+                self.num_held_bytes += sum(map(len, shown))
             pieces += [b",", *shown] if pieces else shown
             if turn < len(self._said):
                 pieces += [b",", self._said[turn]]

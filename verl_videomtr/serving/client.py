@@ -139,7 +139,7 @@ class Client:
         except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as error:
             raise AskError(
                 f"the server cannot be reached ({self._describe(error)}); expected an OpenAI-compatible API; {where}; "
-                "start one (docs/serving.md), or check --base-url"
+                "start one: vllm serve MODEL --generation-config vllm (docs/serving.md), or check --base-url"
             ) from None
         except (ValueError, RecursionError) as error:
             if isinstance(error, AskError):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import zlib
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from verl_videomtr.serving.client import Body, Client
 from verl_videomtr.serving.completion import Completion
@@ -95,9 +95,14 @@ async def keeps_thoughts(client: Client, endpoint: Endpoint) -> bool | None:
     return None
 
 
-def choose(clients: Sequence[Client], video: str) -> Client:
+T = TypeVar("T")
+
+
+def choose(servers: Sequence[T], video: str) -> T:
     """Spread episodes over servers; one video's stay together, so that its overview is computed once."""
-    return clients[zlib.crc32(video.encode()) % len(clients)]
+    # Not a checksum: those of names that differ in a digit share their last bits.
+    digest = hashlib.blake2b(video.encode(), digest_size=8).digest()
+    return servers[int.from_bytes(digest, "big") % len(servers)]
 
 
 async def _render(client: Client, endpoint: Endpoint, earlier: str) -> Completion | None:

@@ -15,7 +15,7 @@ from typing import Any
 
 
 class JournalError(ValueError):
-    """The journal is in use by another run, or holds a line that no run writes."""
+    """The journal is in use by another run, cannot be written, or holds a line that no run writes."""
 
 
 class Journal:
@@ -96,7 +96,7 @@ class SharedJournal:
         """Add an entry; it is on disk when this returns, and the loop has not waited for it.
 
         Raises:
-            OSError: it cannot be written.
+            JournalError: it cannot be written.
         """
         done = asyncio.get_running_loop().create_future()
         self._waiting.append((entry, done))
@@ -112,11 +112,14 @@ class SharedJournal:
     async def _write(self) -> None:
         while self._waiting:
             batch, self._waiting = self._waiting, []
-            failure: OSError | None = None
+            failure: JournalError | None = None
             try:
                 await asyncio.to_thread(self.journal.append_all, [entry for entry, _ in batch])
             except OSError as error:
-                failure = error
+                failure = JournalError(
+                    f"an answer cannot be kept ({error}); expected a place to write; {self.journal.path}; make room, "
+                    "and run the same command again"
+                )
             for _, done in batch:
                 if done.done():
                     continue

@@ -1,0 +1,358 @@
+"""`videomtr eval` from the command line against a scripted server: numbers, resumption, failures, what is refused."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from scripted_server import Reply, ScriptedServer, say
+
+from verl_videomtr.cli import main
+from verl_videomtr.evaluation.playing import Admission
+from verl_videomtr.sample import question_text, read_rows, write_rows
+from verl_videomtr.serving.endpoints import choose
+
+ROOT = Path(__file__).resolve().parents[1]
+KEY = "sk-very-secret-0123456789"
+LOOK = "<think>0 nothing</think><retrieve>4,9</retrieve>"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Twelve questions, told apart by their text, about a few synthetic videos."""
+    folder = tmp_path_factory.mktemp("needles") / "data"
+    subprocess.run(
+        [sys.executable, "-m", "data_prep.synthetic", "--out", str(folder), "--seed", "1", "--num-train", "4"]
+        + ["--num-val", "12", "--num-test", "4", "--pool-size", "64", "--num-scenes", "4", "--num-distractors", "3"],
+        cwd=ROOT,
+        check=True,
+    )
+    rows = [
+        dataclasses.replace(row, question=f"Which shape, question {number}?")
+        for number, row in enumerate(read_rows(folder / "val.parquet"))
+    ]
+    write_rows(folder / "val.parquet", rows)
+    return folder
+
+
+def samples_of(data):
+    return read_rows(data / "val.parquet")
+
+
+def knowing(data, *, wrong=(), look=True):
+    """A model that looks once and then answers; `wrong` are the rows that it does not know."""
+    answers = {
+        question_text(sample): "ABCD"[("ABCD".index(sample.answer) + (number in wrong)) % 4]
+        for number, sample in enumerate(samples_of(data))
+    }
+
+    def script(request):
+        turns = [message["content"] for message in request.body["messages"] if message["role"] == "assistant"]
+        if "Where is it?" in request.text:
+            return say("x", usage={"prompt_tokens": len(request.text)})  # the question before the run
+        if look and not turns:
+            return say(LOOK)
+        answer = next(answer for question, answer in answers.items() if question in request.text)
+        return say(f"<think>0 nothing</think><answer>{answer}</answer>")
+
+    return script
+
+
+def evaluate(data, out, *servers, rows="val.parquet", extra=(), root=None):
+    urls = [part for server in servers for part in ("--base-url", server.url)]
+    return main(
+        ["eval", str(data / rows), "--out", str(out), *urls, "--backoff", "0.01", "--timeout", "20"]
+        + ["+videomtr=paper", "+videomtr/model=tiny", f"videomtr.video.root={root or data}", *extra]
+    )
+
+
+def lines_of(out):
+    return [json.loads(line) for line in (out / "trajectories.jsonl").read_text().splitlines()]
+
+
+def played(server):
+    """The requests of episodes, without those before the run."""
+    return [request for request in server.requests if "Where is it?" not in request.text]
+
+
+def test_numbers_tables_and_files(data, tmp_path, capsys):
+    with ScriptedServer(knowing(data, wrong=(0, 5, 7))) as server:
+        assert evaluate(data, tmp_path / "out", server) == 0
+    output = capsys.readouterr().out
+    report = json.loads((tmp_path / "out" / "report.json").read_text())["reports"][0]
+    assert report["micro"]["value"] == 9 / 12
+    assert report["course"]["turns"] == 2.0
+    assert report["course"]["input_tokens"] == 200.0
+    assert "75.0" in output
+    assert "temperature=" in output
+    assert (tmp_path / "out" / "report.md").read_text().strip() in output
+    lines = lines_of(tmp_path / "out")
+    assert [line["sample_id"] for line in lines] == [sample.sample_id for sample in samples_of(data)]
+    assert {line["status"] for line in lines} == {"played"}
+    assert all(line["episode"]["actions"] == ["retrieve", "answer"] for line in lines)
+    run = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert run["videomtr"]["episode"]["pool_size"] == 64
+    assert run["servers"][0]["kind"] == "vllm"
+    assert run["data"][0]["sha256"][:8] in output
+    for request in played(server):
+        assert {"temperature", "top_p", "top_k", "min_p", "repetition_penalty"} <= request.body.keys()
+
+
+def test_sampling_is_that_of_verls_validation(data, tmp_path):
+    extra = ["actor_rollout_ref.rollout.val_kwargs.temperature=0", "actor_rollout_ref.rollout.val_kwargs.top_k=5"]
+    with ScriptedServer(knowing(data)) as server:
+        assert evaluate(data, tmp_path / "out", server, extra=extra) == 0
+    assert {(r.body["temperature"], r.body["top_p"], r.body["top_k"]) for r in played(server)} == {(0, 0.95, 5)}
+
+
+def test_run_that_stopped_goes_on_and_asks_nothing_twice(data, tmp_path, capsys):
+    knows = knowing(data)
+
+    def script(request):
+        return Reply(status=500) if request.number >= 4 else knows(request)
+
+    with ScriptedServer(script) as server:
+        assert evaluate(data, tmp_path / "out", server, extra=["--concurrency", "3", "--max-attempts", "1"]) == 2
+        assert "requests in a row had no answer" in capsys.readouterr().err
+    kept = len((tmp_path / "out" / "journal.jsonl").read_text().splitlines())
+    assert kept == 2  # two of the four were asked before the run
+    with ScriptedServer(knows) as server:
+        assert evaluate(data, tmp_path / "out", server) == 0
+    assert len(played(server)) == 24 - kept
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["reports"][0]["micro"]["value"] == 1.0
+    with ScriptedServer(knows) as server:
+        assert evaluate(data, tmp_path / "out", server) == 0
+    assert played(server) == []
+
+
+def test_killed_run_pays_for_nothing_twice(data, tmp_path):
+    """SIGKILL; the server's own log is the judge."""
+    knows = knowing(data)
+
+    def slowly(request):
+        reply = knows(request)
+        return Reply(body=reply.body, delay_seconds=0.15)
+
+    with ScriptedServer(slowly) as server:
+        command = [sys.executable, "-m", "verl_videomtr.cli", "eval", str(data / "val.parquet")]
+        command += ["--out", str(tmp_path / "out"), "--base-url", server.url, "--concurrency", "2"]
+        command += ["+videomtr=paper", "+videomtr/model=tiny", f"videomtr.video.root={data}"]
+        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        journal = tmp_path / "out" / "journal.jsonl"
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline and (not journal.exists() or journal.read_bytes().count(b"\n") < 7):
+            time.sleep(0.02)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait(10)
+        kept = {json.loads(line)["key"] for line in journal.read_bytes().split(b"\n")[:-1]}
+        assert 7 <= len(kept) < 24
+        time.sleep(0.5)  # what is in flight ends at the server
+        before = len(played(server))
+        assert evaluate(data, tmp_path / "out", server) == 0
+    assert len(played(server)) - before == 24 - len(kept)
+    assert len(played(server)) <= 24 + 2
+
+
+def test_other_settings_in_the_same_folder_are_refused(data, tmp_path, capsys):
+    with ScriptedServer(knowing(data)) as server:
+        assert evaluate(data, tmp_path / "out", server) == 0
+        extra = ["actor_rollout_ref.rollout.val_kwargs.temperature=0.1", "videomtr.video.workers.num_processes=1"]
+        assert evaluate(data, tmp_path / "out", server, extra=extra) == 2
+        error = capsys.readouterr().err
+        assert "the folder holds another run (sampling.temperature: 0.7 -> 0.1)" in error
+        assert evaluate(data, tmp_path / "out", server, extra=["--image-format", "png"]) == 2
+        assert "image_format: 'webp' -> 'png'" in capsys.readouterr().err
+
+
+def test_failures_are_listed_wrong_in_the_main_number_and_left_out_of_the_second(data, tmp_path, capsys):
+    rows = samples_of(data)
+    rows[:2] = [
+        dataclasses.replace(row, video=f"{name}.mp4") for row, name in zip(rows, ("broken", "gone"), strict=False)
+    ]
+    (data / "broken.mp4").write_bytes(b"this is no video" * 100)
+    write_rows(data / "broken.parquet", rows)
+    knows = knowing(data)
+    refused = question_text(rows[2])
+    unlucky = question_text(rows[3])
+
+    def script(request):
+        if refused in request.text:
+            return Reply(status=400, body={"error": {"message": "At most 4 image(s) may be provided"}})
+        return Reply(status=500) if unlucky in request.text else knows(request)
+
+    with ScriptedServer(script) as server:
+        extra = ["--max-attempts", "1", "--concurrency", "1"]
+        assert evaluate(data, tmp_path / "out", server, rows="broken.parquet", extra=extra) == 0
+    report = json.loads((tmp_path / "out" / "report.json").read_text())["reports"][0]
+    num_failed = 4
+    assert report["micro"]["value"] == pytest.approx((12 - num_failed) / 12)
+    assert (report["answered"]["value"], report["answered"]["num"]) == (1.0, 12 - num_failed)
+    failures = dict(report["failures"])
+    assert failures[rows[0].sample_id].startswith("unreadable: ")
+    assert failures[rows[1].sample_id].startswith("unreadable: ")
+    assert failures[rows[2].sample_id] == "refused: HTTP 400: At most 4 image(s) may be provided"
+    assert failures[rows[3].sample_id].startswith("unanswered: HTTP 500")
+    assert f"{num_failed} episodes failed" in capsys.readouterr().out
+
+
+def test_root_without_one_of_the_videos_stops_before_the_first_request(data, tmp_path, capsys):
+    with ScriptedServer(knowing(data)) as server:
+        assert evaluate(data, tmp_path / "out", server, root=tmp_path) == 2
+        assert "not one of the rows' videos can be opened (no such file" in capsys.readouterr().err
+    assert server.requests == []
+    assert not (tmp_path / "out").exists()
+
+
+def stripping(script):
+    def stripped(request):
+        reply = script(request)
+        text = request.text.replace("<think>It is the second scene.</think>", "")
+        reply.body["prompt_token_ids"] = list(text.encode())
+        return reply
+
+    return stripped
+
+
+def test_template_that_strips_thoughts_is_refused_or_said(data, tmp_path, capsys):
+    with ScriptedServer(stripping(knowing(data))) as server:
+        assert evaluate(data, tmp_path / "out", server) == 2
+        assert "chat template removes the thoughts of earlier turns" in capsys.readouterr().err
+        assert not (tmp_path / "out").exists()
+        assert evaluate(data, tmp_path / "out", server, extra=["--single-turn"]) == 0
+        assert evaluate(data, tmp_path / "all", server, extra=["--allow-stripped-thoughts"]) == 0
+
+
+def test_drift_is_counted_by_episode_and_said_with_its_first_example(data, tmp_path, capsys):
+    knows = knowing(data)
+    marked = question_text(samples_of(data)[4])
+
+    def script(request):
+        reply = knows(request)
+        late = any(message["role"] == "assistant" for message in request.body["messages"])
+        drifted = late and marked in request.text
+        reply.body["prompt_token_ids"] = (
+            [1, 2, 3, 4, 5] if late and not drifted else [1, 2, 30, 4, 5] if late else [1, 2]
+        )
+        if "Where is it?" in request.text:
+            reply.body["prompt_token_ids"] = [len(request.text)]
+        reply.body["choices"][0]["token_ids"] = [3, 4]
+        return reply
+
+    with ScriptedServer(script) as server:
+        assert evaluate(data, tmp_path / "out", server) == 0
+    output = capsys.readouterr().out
+    assert "drift 1 of 12 episodes, NOT COMPARABLE with training's numbers" in output
+    assert "token 2 of a prompt: sampled before [1, 2, 3, 4], rendered now [1, 2, 30, 4, 5]" in output
+
+
+def test_episodes_of_a_video_stay_on_one_of_several_servers(data, tmp_path):
+    with ScriptedServer(knowing(data)) as one, ScriptedServer(knowing(data)) as two:
+        assert evaluate(data, tmp_path / "out", one, two) == 0
+    pictures = []
+    for server in (one, two):
+        assert played(server)
+        pictures.append(
+            {
+                part["image_url"]["url"]
+                for request in played(server)
+                for message in request.body["messages"]
+                if message["role"] == "user"
+                for part in message["content"]
+                if part["type"] == "image_url"
+            }
+        )
+    assert len(played(one)) + len(played(two)) == 24
+    counts = Counter(question for server in (one, two) for question in {r.text for r in played(server)})
+    assert max(counts.values()) == 1
+
+
+def test_videos_are_spread_over_servers():
+    counts = Counter(choose("abc", f"videos/val_{number:05d}.mp4") for number in range(300))
+    assert min(counts.values()) > 60
+
+
+def test_servers_with_different_models_are_refused(data, tmp_path, capsys):
+    with ScriptedServer(knowing(data)) as one, ScriptedServer(knowing(data), models=[{"id": "other"}]) as two:
+        assert evaluate(data, tmp_path / "out", one, two) == 2
+    assert "different models ['m', 'other']" in capsys.readouterr().err
+
+
+def test_concurrency_bounds_what_is_in_flight(data, tmp_path):
+    knows = knowing(data)
+
+    def slowly(request):
+        return Reply(body=knows(request).body, delay_seconds=0.05)
+
+    with ScriptedServer(slowly) as server:
+        assert evaluate(data, tmp_path / "out", server, extra=["--concurrency", "3"]) == 0
+    assert server.most_in_flight == 3
+
+
+def test_single_turn_shows_the_whole_budget_at_once(data, tmp_path):
+    with ScriptedServer(knowing(data, look=False)) as server:
+        assert evaluate(data, tmp_path / "out", server, extra=["--single-turn"]) == 0
+    requests = played(server)
+    assert len(requests) == 12
+    shown = [part["type"] for part in requests[0].body["messages"][-1]["content"]].count("image_url")
+    assert shown == 16
+    assert "max_turns=1" in (tmp_path / "out" / "report.md").read_text()
+
+
+def test_key_reaches_no_file_and_no_output(data, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    knows = knowing(data)
+
+    def leaky(request):
+        assert request.headers["authorization"] == f"Bearer {KEY}"
+        if request.number == 5:
+            return Reply(status=400, body={"error": {"message": f"bad {KEY}"}})
+        reply = knows(request)
+        message = reply.body["choices"][0]["message"]
+        message["content"] = message["content"].replace("nothing", KEY)
+        return reply
+
+    with ScriptedServer(leaky) as server:
+        assert evaluate(data, tmp_path / "out", server) == 0
+    captured = capsys.readouterr()
+    assert KEY not in captured.out + captured.err
+    for path in (tmp_path / "out").iterdir():
+        assert KEY not in path.read_text()
+    assert "[key]" in (tmp_path / "out" / "journal.jsonl").read_text()
+
+
+@pytest.mark.parametrize("extra", [["--concurrency", "0"], ["--limit", "-1"], ["--max-gib", "0"]])
+def test_nonsense_is_refused(data, tmp_path, capsys, extra):
+    with ScriptedServer(knowing(data)) as server:
+        assert evaluate(data, tmp_path / "out", server, extra=extra) == 2
+    assert "expected more than 0" in capsys.readouterr().err
+    assert server.requests == []
+
+
+async def test_admission_waits_for_bytes_but_never_for_ever():
+    class Policy:
+        num_held_bytes = 80
+
+    admission = Admission(max_episodes=10, max_bytes=100)
+    order = []
+
+    async def episode(name):
+        async with admission.episode() as hold:
+            hold(Policy())
+            order.append(f"{name} in")
+            await asyncio.sleep(0.01)
+            order.append(f"{name} out")
+
+    await asyncio.gather(*(episode(name) for name in "abc"))
+    # The second starts below the bound, the third waits until there is room.
+    assert order[:2] == ["a in", "b in"]
+    assert order.index("c in") > order.index("a out")
+    assert (admission.num_episodes, admission.num_bytes) == (0, 0)

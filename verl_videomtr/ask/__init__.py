@@ -1,0 +1,1 @@
+"""One question about one video, played in the terminal as it happens."""

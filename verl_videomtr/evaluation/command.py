@@ -1,0 +1,163 @@
+"""`videomtr eval`: a file of questions played against a served model, and the tables of its benchmarks.
+
+videomtr eval data/videomme.parquet --out runs/videomme videomtr.video.root=/videos +videomtr/budget=b32
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from verl_videomtr.evaluation.drift import count_drift, say_drift, say_first
+from verl_videomtr.evaluation.official import write_official
+from verl_videomtr.evaluation.playing import Admission, Table, play_all
+from verl_videomtr.evaluation.rendering import markdown, to_csv, to_json
+from verl_videomtr.evaluation.results import result_of
+from verl_videomtr.evaluation.run_file import describe_run, one_line, open_run
+from verl_videomtr.evaluation.setup import Questions, Setup, compose_setup, read_questions
+from verl_videomtr.evaluation.tables import reports
+from verl_videomtr.serving.arguments import add_server_arguments, open_servers
+from verl_videomtr.serving.journal import Journal, SharedJournal
+from verl_videomtr.serving.pictures import PictureService
+from verl_videomtr.serving.server import KEY_VARIABLE
+from verl_videomtr.video.service import FrameService
+
+JOURNAL = "journal.jsonl"
+TRAJECTORIES = "trajectories.jsonl"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.epilog = f"The key, where a server needs one, is read from {KEY_VARIABLE}. docs/evaluate.md has examples."
+    parser.add_argument("data", type=Path, metavar="FILE.parquet", help="rows of data_prep.benchmark, or your own")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="OVERRIDE", help="as for training, e.g. videomtr.video.root=/videos"
+    )
+    add_server_arguments(parser)
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="the run's folder; given again, it goes on"
+    )
+    parser.add_argument("--concurrency", type=int, default=64, help="episodes in flight (default: 64)")
+    parser.add_argument(
+        "--max-gib", type=float, default=2.0, help="bound on the encoded pictures of episodes in flight (default: 2)"
+    )
+    parser.add_argument("--limit", type=int, metavar="N", help="play the first N rows only")
+    parser.add_argument(
+        "--single-turn", action="store_true", help="the uniform baseline: all frames of the budget at once, one answer"
+    )
+    parser.add_argument("--export", action="store_true", help="write each benchmark's official answer file too")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Play, write the tables, and print them.
+
+    Raises:
+        ValueError: a setting, a file or a server breaks a rule; the message says which.
+    """
+    for name in ("concurrency", "max_gib", "limit"):
+        value = getattr(args, name)
+        if value is not None and not value > 0:
+            raise ValueError(f"--{name.replace('_', '-')} {value}; expected more than 0")
+    setup = compose_setup(args.overrides, single_turn=args.single_turn)
+    questions = read_questions(args.data, root=setup.settings.video.root, limit=args.limit)
+    try:
+        lines, described = asyncio.run(_play(setup, questions, args))
+    except KeyboardInterrupt:
+        print("stopped; run the same command again to go on, answers so far are kept", file=sys.stderr)
+        return 130
+    _write(args, setup, questions, lines, described)
+    return 0
+
+
+async def _play(
+    setup: Setup, questions: Questions, args: argparse.Namespace
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Play everything; return the lines, and the run's description with what was counted."""
+    video = setup.settings.video
+    frames = FrameService(
+        config=video.pool, cache=video.cache.open(), workers=video.workers, max_open_pools=video.open_pools
+    )
+    pictures = PictureService(frames, image_format=args.image_format)
+    try:
+        async with AsyncExitStack() as stack:
+            clients, endpoints = await open_servers(args, stack, num_turns=setup.settings.episode.max_turns)
+            described = describe_run(setup, questions, endpoints, image_format=args.image_format)
+            open_run(args.out, described)
+            with Journal(args.out / JOURNAL) as journal:
+                table = Table(
+                    setup=setup,
+                    clients=clients,
+                    endpoints=endpoints,
+                    pictures=pictures,
+                    journal=SharedJournal(journal),
+                )
+                admission = Admission(max_episodes=args.concurrency, max_bytes=int(args.max_gib * 2**30))
+                lines = await _with_progress(questions, table, admission)
+                described["drift"] = count_drift(journal.entries)
+        return lines, described
+    finally:
+        pictures.close()
+        frames.close()
+
+
+async def _with_progress(questions: Questions, table: Table, admission: Admission) -> list[dict[str, Any]]:
+    counts: Counter[str] = Counter()
+    interval = 0.5 if sys.stderr.isatty() else 30.0
+    with tqdm(total=len(questions.samples), desc="episodes", unit="ep", mininterval=interval) as bar:
+
+        def done(line: dict[str, Any]) -> None:
+            counts["done"] += 1
+            counts["right"] += bool(line.get("correct"))
+            counts["failed"] += line["status"] == "lost"
+            bar.set_postfix_str(
+                f"accuracy {counts['right'] / counts['done']:.3f} failed {counts['failed']}", refresh=False
+            )
+            bar.update()
+
+        return await play_all(questions.samples, table, admission=admission, done=done)
+
+
+def _write(
+    args: argparse.Namespace,
+    setup: Setup,
+    questions: Questions,
+    lines: Sequence[Mapping[str, Any]],
+    run: Mapping[str, Any],
+) -> None:
+    """Write everything that follows from the journal, and print the tables."""
+    out: Path = args.out
+    drift = run["drift"]
+    line = one_line(run, drift=say_drift(drift, max_turns=setup.settings.episode.max_turns))
+    by_id = {sample.sample_id: sample for sample in questions.samples}
+    results = [result_of(each, by_id[each["sample_id"]]) for each in lines]
+    tables = reports(results, frame_budget=setup.settings.episode.frame_budget)
+    text = markdown(tables, line=line)
+    files = {
+        TRAJECTORIES: "".join(json.dumps(each) + "\n" for each in lines),
+        "run.json": json.dumps(run, indent=2) + "\n",
+        "report.md": text,
+        "report.csv": to_csv(tables),
+        "report.json": to_json(tables, line=line),
+    }
+    for name, content in files.items():
+        beside = out / f".{name}.{os.getpid()}.tmp"
+        beside.write_text(content, encoding="utf-8")
+        beside.replace(out / name)
+    print(text)
+    if drift["first"] is not None:
+        print(say_first(drift["first"]))
+    if args.export:
+        answers = {each["sample_id"]: each["episode"]["answer"] for each in lines if each["status"] == "played"}
+        for path in write_official(out, questions.samples, answers):
+            print(f"official answers: {path}")
+    print(f"everything: {out}")
