@@ -1,7 +1,8 @@
 """Is a file of rows fit to train or evaluate on? Prints every problem; exits with 1 if there is one.
 
 A problem stops a run or makes its numbers wrong: broken rows, ids or indices that occur twice, evidence outside its
-video, videos that do not open, questions or recordings shared by training and evaluation. A note is worth knowing.
+video or annotated on another cut of it, videos that do not open (and with --frames, whose frames cannot be read),
+questions or recordings shared by training and evaluation. A note is worth knowing.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from pathlib import Path
 
 from data_prep import command
 from data_prep.mix import source_video
-from data_prep.videos import probe_videos
+from data_prep.videos import UnjudgedVideosError, length_problem, probe_videos
 from verl_videomtr.sample import Sample, SampleError, load_rows
 
 DURATION_TOLERANCE_SECONDS = 1.0
@@ -62,6 +63,8 @@ def check_file(path: Path, findings: Findings) -> list[Sample]:
     for sample in samples:
         if len({text.casefold() for text in sample.options}) < len(sample.options):
             findings.note("options repeat a text", f"{path}: {sample.sample_id}")
+        if not all(text.strip() for text in sample.options):
+            findings.note("an option is empty", f"{path}: {sample.sample_id}")
     return samples
 
 
@@ -79,13 +82,24 @@ def check_overlap(files: dict[Path, list[Sample]], findings: Findings) -> None:
             video = source_video(sample)
             if sample.split != "train" and video in trained_on and (video, path) not in reported:
                 reported.add((video, path))
-                findings.problem("video is trained on and evaluated on", f"{video}: {trained_on[video]} and {path}")
+                findings.problem(
+                    "video is trained on and evaluated on",
+                    f"{video}: {trained_on[video]} and {path}; mix with --exclude {path}",
+                )
 
 
-def check_videos(samples: Iterable[Sample], *, root: Path, findings: Findings) -> None:
-    """Open every video; compare what its header says with the rows about it."""
+def check_videos(samples: Iterable[Sample], *, root: Path, findings: Findings, num_frames: int | None = None) -> None:
+    """Open every video; compare its length with the rows about it.
+
+    Args:
+        num_frames: read the frames that a pool of this size reads, too; None does not see damage further on.
+    """
     samples = list(samples)
-    probed = probe_videos((sample.video for sample in samples), root=root)
+    try:
+        probed = probe_videos((sample.video for sample in samples), root=root, num_frames=num_frames)
+    except UnjudgedVideosError as error:
+        findings.problem("videos cannot be judged on this machine", str(error))
+        return
     for result in probed.values():
         if result.problem is not None:
             findings.problem(result.problem.reason, result.problem.detail)
@@ -99,8 +113,12 @@ def check_videos(samples: Iterable[Sample], *, root: Path, findings: Findings) -
                 findings.problem(
                     "interval outside its video", f"{sample.sample_id}: ({start:g}, {end:g}) in {seconds:.2f} s"
                 )
-        known = sample.duration_seconds
-        if known is not None and abs(known - seconds) > DURATION_TOLERANCE_SECONDS and sample.video not in noted:
+        known, problem = sample.duration_seconds, length_problem(sample, seconds)
+        if problem is not None:
+            if sample.video not in noted:
+                findings.problem(problem.reason, problem.detail)
+            noted.add(sample.video)
+        elif known is not None and abs(known - seconds) > DURATION_TOLERANCE_SECONDS and sample.video not in noted:
             noted.add(sample.video)
             findings.note("duration differs from the video's", f"{sample.video}: row {known:g} s, file {seconds:.2f} s")
 
@@ -140,17 +158,25 @@ def _print_findings(kinds: dict[str, list[str]], *, heading: str) -> None:
 
 def _run(arguments: argparse.Namespace) -> int:
     findings = Findings()
+    if arguments.frames is not None and (arguments.frames < 1 or arguments.videos is None):
+        raise ValueError(f"--frames {arguments.frames}; expected 1 or more, and --videos with it")
     if arguments.videos is not None and not arguments.videos.is_dir():
         raise ValueError(f"no such directory; expected the video root; {arguments.videos}; check --videos")
     files = {path: check_file(path, findings) for path in dict.fromkeys(arguments.files)}
     check_overlap(files, findings)
     if arguments.videos is not None:
-        check_videos((s for samples in files.values() for s in samples), root=arguments.videos, findings=findings)
+        samples = [sample for samples in files.values() for sample in samples]
+        check_videos(samples, root=arguments.videos, findings=findings, num_frames=arguments.frames)
     _print_files(files)
     _print_findings(findings.notes, heading="note")
     _print_findings(findings.problems, heading="PROBLEM")
     num_problems = sum(len(places) for places in findings.problems.values())
-    opened = "videos opened" if arguments.videos is not None else "videos not opened (give --videos)"
+    if arguments.videos is None:
+        opened = "videos not opened (give --videos)"
+    elif arguments.frames is None:
+        opened = "videos opened, their frames not read: damage further on is not seen (give --frames 128)"
+    else:
+        opened = f"videos opened, {arguments.frames} frames of each read"
     print(f"{num_problems:,} problems; {opened}")
     return 1 if num_problems else 0
 
@@ -162,6 +188,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     arguments.add_argument("files", nargs="+", type=Path, metavar="FILE.parquet")
     arguments.add_argument("--videos", type=Path, metavar="DIR", help="the video root; opens every video")
+    arguments.add_argument(
+        "--frames",
+        type=int,
+        metavar="M",
+        help="with --videos: read the M frames of each video that a pool of training reads; slow, finds damage there",
+    )
     return command.run(_run, arguments.parse_args(argv))
 
 

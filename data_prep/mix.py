@@ -1,16 +1,20 @@
-"""Rows of several sources -> one shuffled training file, and whole videos held out for validation."""
+"""Rows of several sources -> one shuffled training file without what is evaluated on, and whole videos held out."""
 
 from __future__ import annotations
 
 import argparse
 import random
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from data_prep import command
+from data_prep.drops import DropList, Dropped
 from verl_videomtr.sample import Sample, SampleError, read_rows, write_rows
+
+TRAINED_SPLITS = ("train",)
+"""Splits whose rows are trained on without a word."""
 
 
 def source_video(sample: Sample) -> str:
@@ -18,16 +22,20 @@ def source_video(sample: Sample) -> str:
     return str(sample.metadata.get("source_video") or sample.video)
 
 
-def join(paths: Iterable[Path]) -> tuple[list[Sample], int]:
+def join(paths: Iterable[Path], *, splits: Collection[str] = TRAINED_SPLITS) -> tuple[list[Sample], int]:
     """Read files one after the other; return the samples, each once, and how many repeats were left out.
 
+    Args:
+        splits: those that rows may be of.
     Raises:
-        SampleError: a file is not readable, or one id stands for two different samples.
+        SampleError: a file is not readable, has rows of another split, or one id stands for two different samples.
     """
     first: dict[str, Sample] = {}
     num_repeats = 0
     for path in paths:
-        for sample in read_rows(path):
+        rows = read_rows(path)
+        require_splits(rows, splits, path=path)
+        for sample in rows:
             known = first.setdefault(sample.sample_id, sample)
             if known is sample:
                 continue
@@ -38,6 +46,39 @@ def join(paths: Iterable[Path]) -> tuple[list[Sample], int]:
                 )
             num_repeats += 1
     return list(first.values()), num_repeats
+
+
+def require_splits(samples: Iterable[Sample], splits: Collection[str], *, path: Path) -> None:
+    """Check that a file's rows may be trained on.
+
+    Raises:
+        SampleError: a row belongs to another split, as those of a benchmark do.
+    """
+    others = [sample for sample in samples if sample.split not in splits]
+    if others:
+        names = sorted({sample.split for sample in others})
+        raise SampleError(
+            f"{len(others):,} rows are of split {', '.join(map(repr, names))}, e.g. {others[0].sample_id!r}; expected "
+            f"{' or '.join(map(repr, splits))}, as all rows become training rows; {path}; leave the file out, or name "
+            "the split with --splits if it may be trained on"
+        )
+
+
+def leave_out(samples: Iterable[Sample], *, excluded: Iterable[Path], drops: DropList) -> list[Sample]:
+    """Return the samples whose recording is in none of the excluded files; list the others.
+
+    Raises:
+        SampleError: an excluded file is not readable.
+    """
+    evaluated = {source_video(sample): path for path in excluded for sample in read_rows(path)}
+    kept = []
+    for sample in samples:
+        path = evaluated.get(source_video(sample))
+        if path is None:
+            kept.append(sample)
+        else:
+            drops.add(sample.sample_id, Dropped("recording is in an excluded file", f"{source_video(sample)}: {path}"))
+    return kept
 
 
 def split_videos(samples: Sequence[Sample], *, num_holdout: int, seed: int) -> tuple[list[Sample], list[Sample]]:
@@ -79,9 +120,14 @@ def _run(arguments: argparse.Namespace) -> int:
     if bool(arguments.holdout) != bool(arguments.holdout_out):
         raise ValueError("--holdout and --holdout-out; expected both or neither; add the other one")
     outputs = {path.resolve() for path in (arguments.out, arguments.holdout_out) if path is not None}
-    if outputs & {path.resolve() for path in arguments.files} or len(outputs) != 1 + bool(arguments.holdout_out):
+    if outputs & {path.resolve() for path in (*arguments.files, *arguments.exclude)} or len(outputs) != 1 + bool(
+        arguments.holdout_out
+    ):
         raise ValueError("an output file is also an input or the other output; expected different files")
-    samples, num_repeats = join(arguments.files)
+    joined, num_repeats = join(arguments.files, splits=arguments.splits)
+    drops = DropList()
+    samples = leave_out(joined, excluded=arguments.exclude, drops=drops)
+    command.list_drops(drops, out=arguments.out)
     train, held = split_videos(samples, num_holdout=arguments.holdout, seed=arguments.seed)
     sources = sorted({sample.data_source for sample in samples})
     parts = (samples, train, held)
@@ -104,10 +150,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = command.parser(
         "Join files of rows into one shuffled training file; hold out whole videos for validation.",
         example="python -m data_prep.mix data/nextgqa_val.parquet data/qvhighlights.parquet --out data/train.parquet "
-        "--holdout 100 --holdout-out data/val.parquet",
+        "--holdout 100 --holdout-out data/val.parquet --exclude data/videomme.parquet",
     )
     arguments.add_argument("files", nargs="+", type=Path, metavar="FILE.parquet")
     arguments.add_argument("--out", type=Path, required=True, metavar="FILE.parquet", help="training rows")
+    arguments.add_argument(
+        "--exclude",
+        nargs="+",
+        action="extend",
+        default=[],
+        type=Path,
+        metavar="FILE.parquet",
+        help="rows to evaluate on: no recording of theirs is trained on",
+    )
+    arguments.add_argument(
+        "--splits",
+        nargs="+",
+        default=TRAINED_SPLITS,
+        metavar="NAME",
+        help="splits whose rows may be trained on; rows of any other stop the command (default: train)",
+    )
     arguments.add_argument("--seed", type=int, default=0, help="of the shuffle (default: 0)")
     arguments.add_argument("--holdout", type=int, default=0, metavar="N", help="rows to hold out (default: none)")
     arguments.add_argument("--holdout-out", type=Path, metavar="FILE.parquet", help="where the held-out rows go")

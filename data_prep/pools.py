@@ -1,7 +1,7 @@
 """Fill the frame cache before training: rows -> their videos -> every candidate frame, decoded once and kept.
 
 A stopped run is taken up where it was: pools that are complete are skipped, and a pool that is half there is finished.
-Videos that cannot be read are listed with the reason and stop nothing.
+Videos that cannot be read are listed with the reason and stop nothing; the exit code is 1 if there was one.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ def require_space(num_videos: int, job: Job) -> str:
 
 def _run(arguments: argparse.Namespace) -> int:
     videos = list(dict.fromkeys(sample.video for file in arguments.files for sample in read_rows(file)))
-    names = ("num_frames", "mode", "fps", "size", "patch_px", "merge", "min_pixels", "max_pixels", "decoder")
+    names = ("num_frames", "mode", "fps", "size", "patch_px", "merge", "min_tokens", "max_tokens", "decoder")
     config = PoolConfig(**{name: getattr(arguments, name) for name in names})
     arguments.out.mkdir(parents=True, exist_ok=True)
     directory = str(arguments.out.absolute())
@@ -161,7 +161,7 @@ def _run(arguments: argparse.Namespace) -> int:
         print(f"  {outcome.video}: {outcome.error}: {outcome.reason}")
     if failures:
         print(f"the failed ones are in {arguments.out / FAILURES}")
-    return 1 if len(failures) == len(videos) else 0
+    return 1 if failures else 0
 
 
 def _size(text: str) -> tuple[int, int]:
@@ -187,8 +187,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--num-frames", default=defaults.num_frames, help="frames a pool, as in training (default: %(default)s)")
     add("--patch-px", default=defaults.patch_px, help="14 for Qwen2.5-VL, 16 for Qwen3-VL (default: %(default)s)")
     add("--merge", default=defaults.merge, help="patches a side of a visual token (default: %(default)s)")
-    add("--min-pixels", default=defaults.min_pixels, help="of a frame, as in training (default: %(default)s)")
-    add("--max-pixels", default=defaults.max_pixels, help="of a frame, as in training (default: %(default)s)")
+    add("--min-tokens", default=defaults.min_tokens, help="of a frame, as in training (default: %(default)s)")
+    add("--max-tokens", default=defaults.max_tokens, help="of a frame, as in training (default: %(default)s)")
     arguments.add_argument("--mode", choices=("uniform", "rate"), default="uniform", help="as in training")
     arguments.add_argument("--fps", type=float, metavar="X", help="frames a second in mode rate, as in training")
     arguments.add_argument("--size", type=_size, metavar="HxW", help="exact frame size, as in training")

@@ -1,11 +1,13 @@
-"""Which videos of a set of samples are there and open, and how long they are; one frame of each is decoded.
+"""Which videos of a set of samples are there and open, how long they are, and whether the frames of a pool can be read.
 
 Files are opened in the frame path's own child processes, as in training: one that hangs or crashes its decoder is a
-problem of that file alone.
+problem of that file alone. Where the machine fails (a killed process, storage that does not answer) nothing is known
+about the file, and the command stops: a row that is dropped for that is lost without a reason.
 """
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,9 +21,24 @@ from verl_videomtr.sample import Sample, SampleError, resolve_video
 
 if TYPE_CHECKING:
     from verl_videomtr.video.decode_workers import DecodeWorkers
+    from verl_videomtr.video.errors import VideoError
 
 NUM_PROBES = 4
 """Files opened at once, each by a process of its own: the work is mostly waiting for the disk."""
+MAX_FAULTS = 8
+"""Videos that could not be judged after which no more are opened: the machine will not get better by itself."""
+LENGTH_TOLERANCE_SECONDS = 2.0
+LENGTH_TOLERANCE_SHARE = 0.05
+"""Of the annotated length. Copies of a video differ by seconds at their ends; beyond the larger of the two, annotated
+times are those of another cut."""
+
+
+class MachineFault(Exception):
+    """A video could not be judged, and perhaps not for its own fault."""
+
+
+class UnjudgedVideosError(ValueError):
+    """The machine failed while videos were opened, so that nothing can be said about them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,25 +51,44 @@ class Probed:
     """Why it cannot be used; None if it opens."""
 
 
-def probe_videos(videos: Iterable[str], *, root: Path | None) -> dict[str, Probed]:
+def probe_videos(videos: Iterable[str], *, root: Path | None, num_frames: int | None = None) -> dict[str, Probed]:
     """Open each video once.
 
     Args:
         videos: `Sample.video` values; repeated ones are opened once.
         root: the video root; None allows absolute paths only.
+        num_frames: read as many frames as a pool of this size does; None decodes one alone.
+    Raises:
+        UnjudgedVideosError: the machine failed, not the files.
     """
     # Imported here: only commands that are given videos need a decoder installed.
     from verl_videomtr.video.decode_workers import DecodeWorkers, WorkerConfig
 
     names = list(dict.fromkeys(videos))
+    probed: dict[str, Probed] = {}
+    faults: list[str] = []
     workers = DecodeWorkers(WorkerConfig(num_processes=NUM_PROBES))
+    pool = ThreadPoolExecutor(NUM_PROBES)
     try:
-        with ThreadPoolExecutor(NUM_PROBES) as pool:
-            results = pool.map(lambda name: _probe(name, root, workers), names)
-            # disable=None: no bar where stderr is a file.
-            return dict(zip(names, tqdm(results, total=len(names), desc="opening videos", disable=None), strict=True))
+        futures = [pool.submit(_probe, name, root, workers, num_frames) for name in names]
+        # disable=None: no bar where stderr is a file.
+        for name, future in zip(names, tqdm(futures, desc="opening videos", disable=None), strict=True):
+            try:
+                probed[name] = future.result()
+            except (MachineFault, OSError) as fault:
+                faults.append(str(fault))
+                if len(faults) == MAX_FAULTS:
+                    break
     finally:
+        pool.shutdown(cancel_futures=True)
         workers.close()
+    if faults:
+        raise UnjudgedVideosError(
+            f"{len(faults)} videos could not be judged, the first: {faults[0]}; expected a decoder that runs and "
+            "storage that answers; nothing was dropped; look at memory and storage and run again, or move the file "
+            "away if it is to blame"
+        )
+    return probed
 
 
 def require_root(videos: Iterable[str], *, root: Path) -> None:
@@ -74,19 +110,22 @@ def require_root(videos: Iterable[str], *, root: Path) -> None:
 def keep_openable(
     samples: list[Sample], *, root: Path, drops: DropList, probed: Mapping[str, Probed] | None = None
 ) -> list[Sample]:
-    """Return the samples whose video opens; list the others.
+    """Return the samples whose video opens and, for those to train on, is as long as annotated; list the others.
 
     Args:
         probed: what opening the videos showed, where that was done before.
     Raises:
         SampleError: the root is not a directory, or not one of the videos is below it.
+        UnjudgedVideosError: the machine failed, not the files.
     """
     require_root((sample.video for sample in samples), root=root)
     if probed is None:
         probed = probe_videos((sample.video for sample in samples), root=root)
     kept = []
     for sample in samples:
-        problem = probed[sample.video].problem
+        found = probed[sample.video]
+        # A benchmark's questions stay what they are: its score is divided by their number.
+        problem = found.problem or (length_problem(sample, found.duration_seconds) if sample.split == "train" else None)
         if problem is None:
             kept.append(sample)
         else:
@@ -94,9 +133,24 @@ def keep_openable(
     return kept
 
 
-def _probe(video: str, root: Path | None, workers: DecodeWorkers) -> Probed:
+def length_problem(sample: Sample, seconds: float | None) -> Dropped | None:
+    """Say whether evidence was annotated on a video of another length, so that its times mean other moments.
+
+    Args:
+        seconds: the file's own length; None = not known.
+    """
+    known = sample.duration_seconds
+    if known is None or seconds is None or sample.segments is None:
+        return None
+    if abs(known - seconds) <= max(LENGTH_TOLERANCE_SECONDS, LENGTH_TOLERANCE_SHARE * known):
+        return None
+    return Dropped("video is not as long as annotated", f"{sample.video}: row {known:g} s, file {seconds:.2f} s")
+
+
+def _probe(video: str, root: Path | None, workers: DecodeWorkers, num_frames: int | None) -> Probed:
     from verl_videomtr.video.errors import VideoError
     from verl_videomtr.video.plan import PoolConfig
+    from verl_videomtr.video.pool import open_pool
 
     try:
         path = resolve_video(video, root)
@@ -105,6 +159,23 @@ def _probe(video: str, root: Path | None, workers: DecodeWorkers) -> Probed:
     if not path.is_file():
         return Probed(problem=Dropped("video is not there", str(path)))
     try:
-        return Probed(duration_seconds=workers.plan(path, PoolConfig()).duration_seconds)
+        plan = workers.plan(path, PoolConfig())
     except VideoError as error:
-        return Probed(problem=Dropped("video does not open", str(error)))
+        return Probed(problem=_problem("video does not open", error))
+    if num_frames is not None:
+        try:
+            pool = open_pool(path, PoolConfig(num_frames=num_frames), workers=workers)
+            pool.read(range(pool.num_frames))
+        except VideoError as error:
+            return Probed(problem=_problem("frames of the video cannot be read", error))
+    return Probed(duration_seconds=plan.duration_seconds)
+
+
+def _problem(reason: str, error: VideoError) -> Dropped:
+    """Return the file's problem, unless the failure may be the machine's."""
+    from verl_videomtr.video.errors import DecoderUnavailableError, VideoTimeoutError
+
+    killed = f"exit code {-signal.SIGKILL.value}" in error.reason
+    if killed or isinstance(error, (DecoderUnavailableError, VideoTimeoutError)):
+        raise MachineFault(str(error)) from error
+    return Dropped(reason, str(error))

@@ -1,6 +1,7 @@
 """Mixing and checking files of rows."""
 
 import dataclasses
+import json
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -114,6 +115,43 @@ def test_output_over_an_input_is_refused(tmp_path, capsys):
     assert "expected both or neither" in capsys.readouterr().err
 
 
+def test_rows_to_evaluate_on_are_not_trained_on_without_a_word(tmp_path, capsys):
+    cats = write(tmp_path / "cats.parquet", [make_sample(i) for i in range(4)])
+    dogs = write(tmp_path / "dogs.parquet", [make_sample(9, split="test"), make_sample(8, split="val")])
+    out = tmp_path / "train.parquet"
+    assert mix.main([str(cats), str(dogs), "--out", str(out)]) == 1
+    error = capsys.readouterr().err
+    assert "2 rows are of split 'test', 'val', e.g. 'cats/9'; expected 'train'" in error
+    assert "dogs.parquet" in error
+    assert not out.exists()
+    assert mix.main([str(cats), str(dogs), "--out", str(out), "--splits", "train", "val", "test"]) == 0
+    assert {row.split for row in read_rows(out)} == {"train"}
+
+
+def test_recordings_of_excluded_files_are_left_out_and_listed_and_the_check_ends_well(tmp_path, capsys):
+    # As on the published files: a clip of the training source is cut from a recording of a benchmark.
+    clips = [make_sample(i, video=f"qv/yt{i}_0_150.mp4", metadata={"source_video": f"yt{i}"}) for i in range(6)]
+    movies = [
+        make_sample(90 + i, split="test", video=f"videomme/yt{i}.mp4", metadata={"source_video": f"yt{i}"})
+        for i in (2, 77)
+    ]
+    source, benchmark = write(tmp_path / "qv.parquet", clips), write(tmp_path / "videomme.parquet", movies)
+    out = tmp_path / "train.parquet"
+    assert mix.main([str(source), "--out", str(out)]) == 0
+    assert check.main([str(out), str(benchmark)]) == 1
+    assert f"mix with --exclude {benchmark}" in capsys.readouterr().out
+    assert mix.main([str(source), "--out", str(out), "--exclude", str(benchmark)]) == 0
+    assert sorted(row.sample_id for row in read_rows(out)) == [f"cats/{i}" for i in (0, 1, 3, 4, 5)]
+    listed = json.loads((tmp_path / "train.dropped.jsonl").read_text())
+    assert (listed["id"], listed["reason"]) == ("cats/2", "recording is in an excluded file")
+    assert "1  recording is in an excluded file  (cats/2)" in capsys.readouterr().out
+    assert check.main([str(out), str(benchmark)]) == 0
+    assert mix.main([str(source), "--out", str(source.with_name("b.parquet")), "--exclude", str(source)]) == 1
+    assert "some left to train on" in capsys.readouterr().err
+    assert mix.main([str(source), "--out", str(benchmark), "--exclude", str(benchmark)]) == 1
+    assert "also an input" in capsys.readouterr().err
+
+
 def test_check_passes_whole_files_and_counts_them(tmp_path, capsys):
     path = write(tmp_path / "a.parquet", [make_sample(0), make_sample(1, segments=None)])
     assert check.main([str(path)]) == 0
@@ -154,11 +192,13 @@ def test_check_reports_training_videos_in_an_evaluation_file(tmp_path, capsys):
 
 def test_check_notes_what_is_odd_but_usable(tmp_path, capsys):
     repeated = make_sample(2, question="what does cat 0 do", video="cats/0.mp4")
-    path = write(tmp_path / "a.parquet", [make_sample(0), make_sample(1, options=("Sleep", "jump", "sleep")), repeated])
+    odd = [make_sample(1, options=("Sleep", "jump", "sleep")), make_sample(3, options=("sleep", "jump", ""))]
+    path = write(tmp_path / "a.parquet", [make_sample(0), *odd, repeated])
     assert check.main([str(path)]) == 0
     output = capsys.readouterr().out
     assert "note: question occurs twice under two ids (1)" in output
     assert "note: options repeat a text (1)" in output
+    assert "note: an option is empty (1)" in output
 
 
 def test_check_of_a_missing_file_is_a_problem_not_a_crash(tmp_path, capsys):

@@ -51,7 +51,7 @@ def _arguments(root, out, *more):
 
 
 def test_every_readable_video_is_filled_and_failures_are_listed(root, tmp_path, capsys):
-    assert pools.main(_arguments(root, tmp_path, "--workers", "2")) == 0
+    assert pools.main(_arguments(root, tmp_path, "--workers", "2")) == 1
     shown = capsys.readouterr().out
     assert "filled 24, complete before 0, failed 2" in shown
     failures = [json.loads(line) for line in (tmp_path / pools.FAILURES).read_text().splitlines()]
@@ -61,8 +61,11 @@ def test_every_readable_video_is_filled_and_failures_are_listed(root, tmp_path, 
     }
     config = PoolConfig(size=(56, 84))
     assert all(open_pool(root / f"{i}.mp4", config, PoolCache(tmp_path)).is_complete for i in range(24))
-    assert pools.main(_arguments(root, tmp_path)) == 0
+    assert pools.main(_arguments(root, tmp_path)) == 1
     assert "filled 0, complete before 24, failed 2" in capsys.readouterr().out
+    write_row_file(tmp_path / "rows.parquet", ["3.mp4", "5.mp4"])
+    assert pools.main([str(tmp_path / "rows.parquet"), *_arguments(root, tmp_path)[1:]]) == 0
+    assert "filled 0, complete before 2, failed 0" in capsys.readouterr().out
 
 
 def test_a_killed_run_is_taken_up_where_it_was(root, tmp_path, capsys):
@@ -72,7 +75,7 @@ def test_a_killed_run_is_taken_up_where_it_was(root, tmp_path, capsys):
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert pools.main(_arguments(root, tmp_path)) == 0
+    assert pools.main(_arguments(root, tmp_path)) == 1
     shown = capsys.readouterr().out.splitlines()[1]
     filled, kept = (int(word.strip(",")) for word in (shown.split()[1], shown.split()[4]))
     assert filled + kept == 24
@@ -95,5 +98,5 @@ def test_a_cache_that_does_not_fit_is_refused_with_the_form_that_does(tmp_path):
 
 @pytest.mark.slow
 def test_ray_fills_the_same_pools(root, tmp_path, capsys):
-    assert pools.main(_arguments(root, tmp_path, "--ray", "--workers", "2")) == 0
+    assert pools.main(_arguments(root, tmp_path, "--ray", "--workers", "2")) == 1
     assert "filled 24, complete before 0, failed 2" in capsys.readouterr().out

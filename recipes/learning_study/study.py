@@ -144,7 +144,7 @@ def pools_command(data: Path) -> list[str]:
     """Decode every candidate frame once; runs that fetch them a few at a time spend minutes on what takes seconds."""
     files = [str(data / f"{split}.parquet") for split in ("train", "val")]
     command = [sys.executable, "-m", "data_prep.pools", *files, "--videos", str(data), "--out", str(pools(data))]
-    frames = ["--num-frames", "128", "--size", "28x28", "--min-pixels", "784", "--max-pixels", "784"]
+    frames = ["--num-frames", "128", "--size", "28x28", "--min-tokens", "1", "--max-tokens", "1"]
     return [*command, *frames, "--workers", "2"]
 
 
