@@ -7,6 +7,7 @@ import base64
 import io
 import json
 
+import av
 import numpy as np
 import pytest
 from PIL import Image
@@ -22,7 +23,10 @@ from verl_videomtr.serving.endpoints import inspect_server, keeps_thoughts, samp
 from verl_videomtr.serving.journal import Journal, SharedJournal
 from verl_videomtr.serving.pictures import PictureService
 from verl_videomtr.serving.server import AskError, Refused, Server
+from verl_videomtr.video.cache import PoolCache
 from verl_videomtr.video.errors import VideoError
+from verl_videomtr.video.pool import PoolConfig
+from verl_videomtr.video.service import FrameService
 
 LOOK = "<think>red</think><retrieve>4,9</retrieve>"
 ANSWER = "<think>red</think><answer>A</answer>"
@@ -66,6 +70,9 @@ class Frames:
             raise VideoError("cannot be read", path=pool.path)
         self.num_read += len(indices)
         return np.stack([noise(i) for i in indices])
+
+    async def read_jpegs(self, pool, indices):
+        return None
 
 
 def noise(index):
@@ -390,3 +397,38 @@ def test_every_sampling_parameter_is_sent_to_servers_that_fill_in_their_own():
         "n": 1,
     }
     assert not {"top_k", "min_p", "repetition_penalty"} & sampling_fields(sampling, "other").keys()
+
+
+# --- frames that a cache keeps as JPEG -----------------------------------------------------------------------------
+
+
+def test_jpegs_of_the_frame_cache_are_sent_as_they_are(tmp_path):
+    video = tmp_path / "clip.mp4"
+    with av.open(str(video), "w") as container:
+        stream = container.add_stream("libx264", rate=5)
+        stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p"
+        for i in range(40):
+            frame = av.VideoFrame.from_ndarray(np.full((64, 64, 3), 6 * i, np.uint8), format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+
+    async def go(form, image_format):
+        cache = PoolCache(tmp_path / form, form=form)
+        frames = FrameService(config=PoolConfig(num_frames=16), cache=cache)
+        pictures = PictureService(frames, image_format=image_format)
+        pool = await pictures.pool(str(video))
+        urls = await pictures.encoded(await pictures.read(pool, [3, 7, 11]))
+        stored = await asyncio.to_thread(pool.read_jpegs, [3, 7, 11])
+        pictures.close()
+        frames.close()
+        return [base64.b64decode(url.split(b";base64,")[1][:-1]) for url in urls], stored, pictures.num_encoded
+
+    sent, stored, num_encoded = asyncio.run(go("jpeg", "jpeg"))
+    assert sent == stored
+    assert num_encoded == 0
+    sent, stored, num_encoded = asyncio.run(go("raw", "jpeg"))
+    assert (stored, num_encoded) == (None, 3)
+    # In another format they are encoded, from what the cache decodes to.
+    sent, stored, num_encoded = asyncio.run(go("jpeg", "webp"))
+    assert num_encoded == 3
+    assert sent != stored

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 from rich.console import Console
+from rich.text import Text
 
 from verl_videomtr.ask.drawing import clean, message_panel, reply_panel, thumbnails, timeline
 from verl_videomtr.evaluation.setup import Setup, compose_setup
@@ -117,12 +118,10 @@ class Narrator:
         episode = self.rollout.episode
         assert episode.stop_reason is not None
         answer = "no answer" if episode.answer is None else clean(episode.answer)
-        self.console.print(
-            f"[bold]{episode.stop_reason.value.replace('_', ' ')}[/bold]: ", clean(answer), markup=True, end="; "
-        )
-        self.console.print(
-            f"{episode.frames_shown} of {episode.config.frame_budget} frames, {len(episode.turns)} turns"
-        )
+        text = Text(f"{episode.stop_reason.value.replace('_', ' ')}: ", style="bold")
+        text.append(answer, style="bold yellow")
+        shown = f"; {episode.frames_shown} of {episode.config.frame_budget} frames, {len(episode.turns)} turns"
+        self.console.print(text.append(shown, style="not bold"))
 
     def _draw_reply(self) -> None:
         episode = self.rollout.episode

@@ -63,23 +63,27 @@ def open_run(folder: Path, run: Mapping[str, Any]) -> None:
         path.write_text(json.dumps(run, indent=2) + "\n", encoding="utf-8")
         return
     try:
-        there = json.loads(path.read_text(encoding="utf-8"))
-        before, now = [dict(_leaves(_identity(each))) for each in (there, run)]
+        changed = changes(json.loads(path.read_text(encoding="utf-8")), run)
     except (ValueError, AttributeError) as error:
         raise RunError(
             f"not a run's description ({error}); expected what eval writes; {path}; give another --out"
         ) from None
-    changed = [
-        f"{key}: {before.get(key)!r} -> {now.get(key)!r}"
-        for key in sorted(before.keys() | now.keys())
-        if before.get(key) != now.get(key)
-    ]
     if changed:
         shown = "; ".join(changed[:3]) + ("; ..." if len(changed) > 3 else "")
         raise RunError(
             f"the folder holds another run ({shown}); expected the same settings to go on with it; {path}; "
             "give another --out, or the same settings"
         )
+
+
+def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What moves a number and differs between two runs: `key: before -> now`."""
+    first, second = [dict(_leaves(_identity(each))) for each in (before, now)]
+    return [
+        f"{key}: {first.get(key)!r} -> {second.get(key)!r}"
+        for key in sorted(first.keys() | second.keys())
+        if first.get(key) != second.get(key)
+    ]
 
 
 def packages() -> dict[str, str]:
@@ -125,12 +129,12 @@ def _range(pool: Mapping[str, Any]) -> str:
 
 def _identity(run: Mapping[str, Any]) -> dict[str, Any]:
     parts = {name: run.get(name) for name in IDENTITY}
-    section = {key: value for key, value in dict(run["videomtr"]).items() if key not in _MOVES_NOTHING}
-    video = {key: value for key, value in dict(section["video"]).items() if key not in _VIDEO_MOVES_NOTHING}
+    section = {key: value for key, value in dict(run.get("videomtr") or {}).items() if key not in _MOVES_NOTHING}
+    video = {key: value for key, value in dict(section.get("video") or {}).items() if key not in _VIDEO_MOVES_NOTHING}
     cache = video.pop("cache", None) or {}
     # Where frames are kept moves nothing; that they are kept as JPEG does.
     section["video"] = {**video, "cache_form": cache.get("form") if cache.get("dir") else "raw"}
-    return {**parts, "videomtr": section, "data": [file["sha256"] for file in run["data"]]}
+    return {**parts, "videomtr": section, "data": [file["sha256"] for file in run.get("data") or ()]}
 
 
 def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:

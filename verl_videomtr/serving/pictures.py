@@ -105,9 +105,7 @@ class PictureService:
     async def _encode(self, pictures: list[Picture], futures: dict[Picture, asyncio.Future[bytes]]) -> None:
         """Read and encode frames of one video; failures go to whoever waits."""
         try:
-            frames = await self.frames.read(pictures[0].pool, [picture.index for picture in pictures])
-            loop = asyncio.get_running_loop()
-            urls = await loop.run_in_executor(self._threads, encode_all, frames, self.image_format)
+            urls = await self._urls(pictures[0].pool, [picture.index for picture in pictures])
         except BaseException as error:
             for picture, future in futures.items():
                 self._coming.pop(picture, None)
@@ -117,7 +115,6 @@ class PictureService:
             if not isinstance(error, Exception):
                 raise
             return
-        self.num_encoded += len(urls)
         for picture, url in zip(pictures, urls, strict=True):
             self._kept[picture] = url
             self.num_bytes += len(url)
@@ -127,10 +124,26 @@ class PictureService:
             _, dropped = self._kept.popitem(last=False)
             self.num_bytes -= len(dropped)
 
+    async def _urls(self, pool: FramePool, indices: list[int]) -> list[bytes]:
+        loop = asyncio.get_running_loop()
+        if self.image_format == "jpeg":
+            # A cache in this form already holds the very files; encoding what they decode to would lose more.
+            jpegs = await self.frames.read_jpegs(pool, indices)
+            if jpegs is not None:
+                return await loop.run_in_executor(self._threads, write_urls, jpegs, "jpeg")
+        frames = await self.frames.read(pool, indices)
+        self.num_encoded += len(indices)
+        return await loop.run_in_executor(self._threads, encode_all, frames, self.image_format)
+
 
 def encode_all(frames: np.ndarray, image_format: str) -> list[bytes]:
     """Encode (n, H, W, 3) uint8 RGB frames, each to the JSON text of its data URL."""
-    return [data_url(encode(frame, image_format), image_format) for frame in frames]
+    return write_urls([encode(frame, image_format) for frame in frames], image_format)
+
+
+def write_urls(files: Sequence[bytes], image_format: str) -> list[bytes]:
+    """Write encoded pictures as JSON texts of data URLs."""
+    return [data_url(data, image_format) for data in files]
 
 
 def encode(frame: np.ndarray, image_format: str) -> bytes:

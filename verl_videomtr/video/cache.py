@@ -161,6 +161,18 @@ class PoolCache:
         self._mark_used(key)
         return frames if whole.all() else None
 
+    def read_jpegs(self, key: str, header: EntryHeader, rows: np.ndarray) -> list[bytes] | None:
+        """Return the frames `rows` as stored, if the entry keeps JPEG and all are there and whole, else None."""
+        if header.form != "jpeg":
+            return None
+        try:
+            with CacheEntry(self._entry_path(key), key, header=header) as entry:
+                blobs = entry.read_blobs(rows)
+        except (OSError, CacheDamage):
+            return None
+        self._mark_used(key)
+        return blobs
+
     def fill(
         self, key: str, header: EntryHeader, rows: np.ndarray, decode: Callable[[np.ndarray], np.ndarray]
     ) -> np.ndarray:

@@ -205,6 +205,12 @@ class CacheEntry:
             found[position] = data is not None and codec.decode(data, out[position])
         return found
 
+    def read_blobs(self, rows: np.ndarray) -> list[bytes] | None:
+        """Return the frames `rows` as they are stored, if all are there and whole, else None."""
+        blobs = [self._read_frame(int(row)) for row in rows]
+        whole = [blob for blob in blobs if blob is not None]
+        return whole if len(whole) == len(blobs) else None
+
     def add(self, rows: np.ndarray, blobs: Sequence[bytes]) -> None:
         """Append `blobs` as the frames `rows`. The caller holds the entry's lock.
 

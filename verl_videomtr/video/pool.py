@@ -98,6 +98,11 @@ class FramePool:
         rows = self._rows(indices)
         return None if self._kept is None else self._kept.cache.read(self._kept.key, self._kept.header, rows)
 
+    def read_jpegs(self, indices: Sequence[int] | np.ndarray) -> list[bytes] | None:
+        """Return the frames at `indices` as JPEG files if that is how the cache has all of them, else None."""
+        rows = self._rows(indices)
+        return None if self._kept is None else self._kept.cache.read_jpegs(self._kept.key, self._kept.header, rows)
+
     def read(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
         """Return the frames at `indices`, in that order, as (n, H, W, 3) uint8 RGB.
 

@@ -109,6 +109,22 @@ class FrameService:
         self._counts["frames_read"] += len(frames)
         return frames
 
+    async def read_jpegs(self, pool: FramePool, indices: Sequence[int] | np.ndarray) -> list[bytes] | None:
+        """Return frames as JPEG files where the cache keeps that form; they are decoded and kept first if need be.
+
+        Returns:
+            None where there is no such cache, or it cannot be written.
+        Raises:
+            VideoError: the video cannot be decoded.
+        """
+        if self._cache is None or self._cache.form != "jpeg":
+            return None
+        jpegs = await self._in_cache_thread(partial(pool.read_jpegs, indices))
+        if jpegs is None:
+            await self.read(pool, indices)
+            jpegs = await self._in_cache_thread(partial(pool.read_jpegs, indices))
+        return jpegs
+
     def prefetch(self, path: str | Path, choose: Callable[[FramePool], Sequence[int]]) -> None:
         """Begin to open `path` and to cache the frames that `choose` names, and return at once.
 

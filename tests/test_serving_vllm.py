@@ -1,0 +1,103 @@
+"""`videomtr eval` and `videomtr ask` against vLLM's own OpenAI server, on the CPU, with a tiny model."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from e2e_trainer import make_base_model, make_needles
+from served import serve
+
+from verl_videomtr.cli import main
+from verl_videomtr.sample import write_rows
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+
+NUM_ROWS = 24
+OVERRIDES = ("+videomtr=paper", "+videomtr/model=tiny")
+GREEDY = "actor_rollout_ref.rollout.val_kwargs.temperature=0"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("served") / "needles"
+    write_rows(folder / "rows.parquet", make_needles(folder, num_train=NUM_ROWS))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory):
+    log = tmp_path_factory.mktemp("server") / "server.log"
+    with serve(make_base_model(), log) as (url, _):
+        yield url
+
+
+@pytest.fixture(scope="module")
+def greedy(data, url, tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "greedy"
+    assert evaluate(data, out, url, GREEDY) == 0
+    return out
+
+
+def evaluate(data, out, url, *extra):
+    command = ["eval", str(data / "rows.parquet"), "--base-url", url, "--out", str(out), "--timeout", "120"]
+    return main([*command, *OVERRIDES, f"videomtr.video.root={data}", *extra])
+
+
+def lines_of(out):
+    return [json.loads(line) for line in (out / "trajectories.jsonl").read_text().splitlines()]
+
+
+def test_every_episode_is_played_and_none_drifts(greedy):
+    lines = lines_of(greedy)
+    assert len(lines) == NUM_ROWS
+    assert {line["status"] for line in lines} == {"played"}
+    assert all(line["episode"]["stop_reason"] == "answered" for line in lines)
+    assert sum(line["episode"]["actions"].count("retrieve") for line in lines) > NUM_ROWS // 2
+    assert all(tokens > 100 for line in lines for tokens in line["prompt_tokens"])
+    run = json.loads((greedy / "run.json").read_text())
+    assert (run["servers"][0]["kind"], run["servers"][0]["max_model_len"], run["model"]) == ("vllm", 512, "tiny")
+    # Every episode with a second turn was judged by its token ids.
+    several = sum(len(line["episode"]["responses"]) > 1 for line in lines)
+    assert run["drift"] == {
+        "episodes_judged": several,
+        "episodes_drifted": 0,
+        "first": None,
+        "responses_rejoined": 0,
+    }
+    assert f"drift 0 of {several} episodes" in (greedy / "report.md").read_text()
+
+
+def test_one_episode_at_a_time_plays_the_same_as_all_at_once(greedy, data, url, tmp_path):
+    assert evaluate(data, tmp_path / "out", url, GREEDY, "--concurrency", "1", "--image-format", "png") == 0
+    one_by_one = {line["sample_id"]: line["episode"] for line in lines_of(tmp_path / "out")}
+    assert one_by_one == {line["sample_id"]: line["episode"] for line in lines_of(greedy)}
+
+
+def test_finished_run_asks_nothing_again(greedy, data, url):
+    before = (greedy / "journal.jsonl").read_bytes()
+    episodes = [line["episode"] for line in lines_of(greedy)]
+    assert evaluate(data, greedy, url, GREEDY) == 0
+    assert (greedy / "journal.jsonl").read_bytes() == before
+    assert [line["episode"] for line in lines_of(greedy)] == episodes
+
+
+def test_context_that_is_too_small_truncates_and_is_counted(data, url, tmp_path):
+    # 80 frames of one token do not fit into what is left of 512 with their text.
+    extra = ["videomtr.episode.frame_budget=16", "videomtr.max_response_tokens=380"]
+    assert evaluate(data, tmp_path / "out", url, GREEDY, *extra, "--limit", "4") == 0
+    lines = lines_of(tmp_path / "out")
+    assert {line["status"] for line in lines} == {"played"}
+    assert {line["episode"]["stop_reason"] for line in lines} <= {"answered", "length_limit", "turn_limit"}
+
+
+def test_ask_draws_an_episode(data, url, tmp_path, capsys):
+    video = next((data / "videos").glob("*.mp4"))
+    command = ["ask", str(video), "What does the gold scene show?", "--base-url", url, *OVERRIDES, GREEDY]
+    options = [part for text in ("cross", "square", "disc", "bar") for part in ("--option", text)]
+    assert main([*command, *options, "--pictures", "--sheet", str(tmp_path / "sheet.png")]) == 0
+    output = capsys.readouterr().out
+    assert "turn 1: shown 8 frames" in output
+    assert "answered: " in output
+    assert "of 16 frames" in output
+    assert (tmp_path / "sheet.png").stat().st_size > 1000
