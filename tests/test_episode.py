@@ -74,7 +74,57 @@ def test_answer_that_just_fitted_is_an_answer():
 
 def test_segment_between_frames_is_its_nearest_frame_and_is_counted():
     assert ground_truth_frames([(3.2, 3.4), (8.0, 13.0)], [1.0, 3.0, 5.0, 9.0, 13.0]) == ({1, 3, 4}, 1)
+    # By its middle, 4.15: its start lies nearer to 3.0.
+    assert ground_truth_frames([(3.4, 4.9)], [1.0, 3.0, 5.0]) == ({2}, 1)
     assert ground_truth_frames(None, [1.0]) == (frozenset(), 0)
+
+
+@pytest.mark.parametrize(
+    ("segments", "truth", "num_outside"),
+    [
+        ([(150.0, 170.0)], None, 1),  # annotated on a longer cut
+        ([(64.0, 70.0)], None, 1),
+        ([(60.0, 90.0)], [60, 61, 62, 63], 0),  # runs over the end
+        ([(63.7, 90.0)], [63], 0),  # what is left of it lies behind the last frame, inside the video
+        ([(10.0, 12.0), (150.0, 170.0)], [10, 11], 1),
+        ([], None, 0),
+        (None, None, 0),
+    ],
+)
+def test_segment_outside_the_real_video_gives_no_frame(segments, truth, num_outside):
+    episode = Episode(
+        config=EpisodeConfig(pool_size=64),
+        prompts=Prompts.load("tiny"),
+        question="?",
+        times_seconds=[i + 0.5 for i in range(64)],
+        duration_seconds=64.0,
+        segments=segments,
+    )
+    episode.reset()
+    episode.step("<think></think><retrieve>60,63</retrieve>")
+    record = episode.record()
+    assert (record["truth"], record["num_segments_outside_video"]) == (truth, num_outside)
+    # Without a segment left it is as if none had been annotated: no IoU, so no R_fms.
+    assert (record["initial_iou"] is None) == (record["retrieval_ious"] == [None]) == (truth is None)
+
+
+def test_retrieval_without_budget_parses_and_returns_nothing():
+    config = EpisodeConfig(pool_size=16, frame_budget=4, initial_frames=2, retrieval_frames=2, max_turns=3)
+    episode = Episode(
+        config=config,
+        prompts=Prompts.load("tiny"),
+        question="?",
+        times_seconds=range(16),
+        duration_seconds=16.0,
+        segments=[(1, 4)],
+    )
+    episode.reset()
+    for _ in range(2):
+        episode.step("<think></think><retrieve>1,9</retrieve>")
+    record = episode.record()
+    assert record["returned"] == [[1, 9], []]
+    assert record["format_ok"] == [True, True]
+    assert record["retrieval_ious"][1] is None
 
 
 def test_spread_holds_both_ends_and_a_short_range_whole():

@@ -37,6 +37,8 @@ def rewards_of(ious, *, correct, initial=0.1, format_ok=None, config=PAPER):
         ("worse, then as before", [0.05, 0.1], True, [0.075, 0.1, 1.1]),
         # Within the margin of 0.001 is not better, and not worse either.
         ("within the margin", [0.1005], True, [0.1, 1.1]),
+        # The best moves to 0.1009 all the same: 0.1018 is no more than 0.001 above it.
+        ("creeping up", [0.1009, 0.1018], True, [0.1, 0.1, 1.1]),
         ("answer at once", [], True, [1.1]),
         ("wrong at once", [], False, [0.1]),
         ("two improvements", [0.2, 0.9], True, [0.6, 0.6, 1.1]),

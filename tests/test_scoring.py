@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from verl_videomtr.rewards import compute_score
 from verl_videomtr.sample import Sample
-from verl_videomtr.scoring import score_episode
+from verl_videomtr.scoring import MAX_AT_ONCE, score_episode
 
 SAMPLE = Sample(
     data_source="d",
@@ -83,3 +90,112 @@ async def test_wrong_number_of_turn_rewards_is_refused():
 async def test_episode_that_ended_before_any_response_scores_nothing():
     score = await score_episode(lambda **_: 0.0, SAMPLE, make_record(answer=None, num_turns=0))
     assert score.turn_rewards == []
+
+
+@pytest.mark.parametrize(
+    "returned",
+    [
+        float("nan"),
+        float("inf"),
+        {"score": None},
+        {"score": "1"},
+        {"score": float("nan")},
+        {"turn_rewards": [0.0, float("nan")]},
+        {"turn_rewards": [0.0, None]},
+        {"turn_rewards": 1.0},
+        {"score": 1.0, "acc": float("nan")},
+        {"score": 1.0, "components": {"acc": float("inf")}},
+    ],
+    ids=str,
+)
+async def test_what_is_no_finite_number_is_refused_with_the_samples_name(returned):
+    with pytest.raises(ValueError, match=r"the reward function returned .*expected .*sample 's'"):
+        await score_episode(lambda **_: returned, SAMPLE, make_record())
+
+
+def never_returns(**_):
+    threading.Event().wait()
+
+
+async def never_returns_async(**_):
+    await asyncio.Event().wait()
+
+
+@pytest.mark.parametrize("function", [never_returns, never_returns_async, lambda **_: never_returns_async()])
+async def test_function_that_never_returns_is_given_up_with_the_samples_name(function):
+    with pytest.raises(TimeoutError, match=r"not returned after 0.05 s.*videomtr.reward_timeout_seconds.*'s'"):
+        await score_episode(function, SAMPLE, make_record(), timeout_seconds=0.05)
+
+
+async def test_functions_that_wait_hold_up_nothing_else():
+    gate, started = threading.Event(), threading.Semaphore(0)
+
+    def waits(**_):
+        started.release()
+        gate.wait()
+        return 0.5
+
+    async def waits_and_blocks_its_loop(**_):
+        return waits()
+
+    async def score(function):
+        return await score_episode(function, SAMPLE, make_record(), timeout_seconds=60)
+
+    calls = [asyncio.create_task(score(function)) for function in [waits] * 24 + [waits_and_blocks_its_loop]]
+    await asyncio.to_thread(lambda: [started.acquire() for _ in calls])  # all of them are running
+    # The event loop and its executor, which tokenises, are free meanwhile.
+    assert await asyncio.wait_for(asyncio.to_thread(lambda: "free"), 60) == "free"
+    assert not any(call.done() for call in calls)
+    gate.set()
+    assert [score.turn_rewards for score in await asyncio.gather(*calls)] == [[0.0, 0.5]] * 25
+
+
+async def test_no_more_calls_at_once_than_there_are_places():
+    running, most, lock = 0, 0, threading.Lock()
+
+    def count(**_):
+        nonlocal running, most
+        with lock:
+            running += 1
+            most = max(most, running)
+        threading.Event().wait(0.001)
+        with lock:
+            running -= 1
+        return 1.0
+
+    await asyncio.gather(*(score_episode(count, SAMPLE, make_record()) for _ in range(4 * MAX_AT_ONCE)))
+    assert most <= MAX_AT_ONCE
+
+
+async def test_error_of_the_function_is_the_error():
+    def fails(**_):
+        raise KeyError("judge")
+
+    with pytest.raises(KeyError, match="judge"):
+        await score_episode(fails, SAMPLE, make_record())
+
+
+def test_process_ends_although_a_function_never_returns():
+    program = (
+        "import asyncio, threading\n"
+        "from test_scoring import SAMPLE, make_record, never_returns\n"
+        "from verl_videomtr.scoring import MAX_AT_ONCE, score_episode\n"
+        "async def main():\n"
+        "    try:\n"
+        "        await score_episode(never_returns, SAMPLE, make_record(), timeout_seconds=0.05)\n"
+        "    except TimeoutError:\n"
+        "        print('given up', flush=True)\n"
+        "asyncio.run(main())\n"
+    )
+    tests = Path(__file__).parent
+    environment = {**os.environ, "PYTHONPATH": f"{tests.parent}{os.pathsep}{tests}"}
+    result = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, env=environment
+    )
+    assert result.stdout == "given up\n", result.stderr
+
+
+async def test_turn_components_are_kept():
+    score = await score_episode(compute_score, SAMPLE, make_record())
+    assert [sum(parts.values()) for parts in score.turn_components] == pytest.approx(score.turn_rewards)
+    assert (await score_episode(lambda **_: 1.0, SAMPLE, make_record())).turn_components == []

@@ -18,6 +18,7 @@ COMMANDS = {
     "ask": ("verl_videomtr.ask.command", "ask a served model about a video and watch it look"),
     "export": ("verl_videomtr.export.command", "write a checkpoint as a model that servers load, and check it"),
     "report": ("verl_videomtr.report.command", "write a page of what the policy looked at, and why it was paid"),
+    "rescore": ("verl_videomtr.rescore_command", "score stored trajectories anew, under the same or another reward"),
     "frames": ("verl_videomtr.video.frames_command", "show the frames that the policy would see of a video"),
 }
 """Name -> (module, one line of help)."""

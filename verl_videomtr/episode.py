@@ -148,6 +148,17 @@ def ground_truth_frames(
     return frozenset(frames), num_between
 
 
+def segments_inside(
+    segments: Sequence[tuple[float, float]] | None, duration_seconds: float
+) -> list[tuple[float, float]]:
+    """Return the ground-truth segments as far as they lie inside the real video.
+
+    One that begins at the video's end or later is left out, one that runs over the end is clipped: an annotation that
+    was made on another cut of the video must not turn into frames that it never meant.
+    """
+    return [(start, min(end, duration_seconds)) for start, end in segments or () if start < duration_seconds]
+
+
 def iou(frames: Sequence[int], truth: frozenset[int]) -> float:
     """|F n G| / |F u G| over pool indices; 0 where both are empty."""
     shown = set(frames)
@@ -166,7 +177,7 @@ class Episode:
         question: the question with its options; repeated every turn.
         times_seconds: (M,) time of each pool frame in seconds; its length is this video's pool size.
         duration_seconds: length of the video.
-        segments: ground truth in seconds, or None.
+        segments: ground truth in seconds, or None; without one inside the video the episode counts as not annotated.
     Raises:
         ValueError: the pool is empty or larger than the configured one.
     """
@@ -190,10 +201,12 @@ class Episode:
         self.question = question
         self.times_seconds = tuple(float(time) for time in times_seconds)
         self.duration_seconds = duration_seconds
+        inside = segments_inside(segments, duration_seconds)
         self.truth: frozenset[int] | None = None
         self.num_segments_between_frames = 0
-        if segments:
-            self.truth, self.num_segments_between_frames = ground_truth_frames(segments, self.times_seconds)
+        self.num_segments_outside_video = len(segments or ()) - len(inside)
+        if inside:
+            self.truth, self.num_segments_between_frames = ground_truth_frames(inside, self.times_seconds)
         self.turns: list[Turn] = []
         self.stop_reason: StopReason | None = None
         self.initial_iou: float | None = None
@@ -307,7 +320,11 @@ class Episode:
         return last.text if isinstance(last, Answer) else None
 
     def record(self) -> dict:
-        """Describe the finished episode in plain values: what the reward function and the metrics read."""
+        """Describe the finished episode in plain values: what rewards, metrics and reports read of it.
+
+        It can be played again from these values alone (`replay`); docs/records.md says what each is.
+        """
+        config = self.config
         return {
             "answer": self.answer,
             "format_ok": [not isinstance(turn.action, Invalid) for turn in self.turns],
@@ -322,10 +339,22 @@ class Episode:
             "invalid_kinds": [turn.action.kind.value for turn in self.turns if isinstance(turn.action, Invalid)],
             "frames": [list(turn.observation.frames) for turn in self.turns],
             "responses": [turn.response for turn in self.turns],
-            "frame_budget": self.config.frame_budget,
+            "returned": [list(turn.returned) if isinstance(turn.action, Retrieve) else None for turn in self.turns],
+            "system": self.system_text,
+            "messages": [list(turn.observation.parts) for turn in self.turns],
+            "frame_budget": config.frame_budget,
+            "overview_frames": config.overview_frames,
+            "frames_per_retrieval": config.frames_per_retrieval,
+            "max_turns": config.max_turns,
+            "window": config.window,
+            "unit": config.unit,
+            "max_answer_chars": config.max_answer_chars,
             "pool_size": len(self.times_seconds),
-            "max_turns": self.config.max_turns,
+            "times_seconds": list(self.times_seconds),
+            "duration_seconds": self.duration_seconds,
+            "truth": None if self.truth is None else sorted(self.truth),
             "num_segments_between_frames": self.num_segments_between_frames,
+            "num_segments_outside_video": self.num_segments_outside_video,
             "stop_reason": self.stop_reason.value if self.stop_reason else None,
         }
 

@@ -114,6 +114,8 @@ class RewardBreakdown:
     """Sum of R_format over the turns, after the gate."""
     gate_open: bool
     """Whether the rewards before the last turn were paid in full."""
+    by_turn: tuple[dict[str, float], ...]
+    """`acc`, `fms` and `format` of each turn, after the gate; they sum to its reward."""
 
     @property
     def total(self) -> float:
@@ -171,7 +173,7 @@ def reward_breakdown(
     _check_episode(correct, format_ok, initial_iou, retrieval_ious)
     num_turns = len(format_ok)
     if num_turns == 0:
-        return RewardBreakdown(rewards=(), accuracy=0.0, fms=0.0, format=0.0, gate_open=False)
+        return RewardBreakdown(rewards=(), accuracy=0.0, fms=0.0, format=0.0, gate_open=False, by_turn=())
     accuracy = max(0.0, config.accuracy_reward - config.accuracy_decay * (num_turns - 1)) if correct else 0.0
     fms = [0.0] * num_turns
     formats = [0.0] * num_turns
@@ -189,8 +191,14 @@ def reward_breakdown(
             formats[:-1] = [0.0] * (num_turns - 1)
     rewards = [a + b for a, b in zip(fms, formats, strict=True)]
     rewards[-1] += accuracy
+    accuracies = [0.0] * (num_turns - 1) + [accuracy]
     return RewardBreakdown(
-        rewards=tuple(rewards), accuracy=accuracy, fms=math.fsum(fms), format=math.fsum(formats), gate_open=gate_open
+        rewards=tuple(rewards),
+        accuracy=accuracy,
+        fms=math.fsum(fms),
+        format=math.fsum(formats),
+        gate_open=gate_open,
+        by_turn=tuple({"acc": acc, "fms": a, "format": b} for acc, a, b in zip(accuracies, fms, formats, strict=True)),
     )
 
 
@@ -215,9 +223,9 @@ def compute_score(
             and `retrieval_ious`.
         config: `preset` and fields of RewardConfig, from `reward.custom_reward_function.reward_kwargs`.
     Returns:
-        `score`, the sum of the turn rewards, and `acc`, 1.0 or 0.0. With an episode also `turn_rewards` and
-        `components` (`acc`, `fms`, `format`, `gate_open`: sums of the trajectory). Without one also `format`: verl's
-        loops average what comes back, so all of it is numbers.
+        `score`, the sum of the turn rewards, and `acc`, 1.0 or 0.0. With an episode also `turn_rewards`,
+        `turn_components` (`acc`, `fms`, `format` of each turn) and `components` (the same and `gate_open`: sums of the
+        trajectory). Without one also `format`: verl's loops average what comes back, so all of it is numbers.
     Raises:
         ValueError: the row lacks its question type, or the config or the record is wrong.
     """
@@ -247,6 +255,7 @@ def compute_score(
         "score": math.fsum(breakdown.rewards),
         "acc": float(correct),
         "turn_rewards": list(breakdown.rewards),
+        "turn_components": [dict(parts) for parts in breakdown.by_turn],
         "components": {
             "acc": breakdown.accuracy,
             "fms": breakdown.fms,

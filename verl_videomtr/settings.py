@@ -100,14 +100,17 @@ class Settings:
     """A shipped prompt set's name, or the path of a YAML file."""
     max_response_tokens: int = 512
     """Most tokens of one response; the episode's total is data.max_response_length."""
+    reward_timeout_seconds: float = 300.0
+    """Most seconds that the reward function may take for one episode; a longer call loses the trajectory."""
     poll_seconds: float = 0.1
     """How often the trainer looks for finished trajectories; verl's own 2.0 rounds every small rollout up."""
 
     def __post_init__(self) -> None:
         if self.max_response_tokens < 1:
             raise ValueError(f"videomtr.max_response_tokens={self.max_response_tokens}; expected at least 1")
-        if not 0.0 < self.poll_seconds < math.inf:
-            raise ValueError(f"videomtr.poll_seconds={self.poll_seconds}; expected a positive number")
+        for name in ("poll_seconds", "reward_timeout_seconds"):
+            if not 0.0 < getattr(self, name) < math.inf:
+                raise ValueError(f"videomtr.{name}={getattr(self, name)}; expected a positive number")
 
 
 T = TypeVar("T")

@@ -1,6 +1,7 @@
 """The finished trajectory: what one episode was, earned and cost; and the numbers that a step's trajectories make.
 
-Plain values only, so that a record passes between processes, into a JSONL file and back unchanged.
+Plain values only, so that a record passes between processes, into a JSONL file and back unchanged. docs/records.md
+describes the file.
 """
 
 from __future__ import annotations
@@ -9,45 +10,125 @@ import dataclasses
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from verl_videomtr.actions import InvalidKind
+from verl_videomtr.sample import question_text
+
+if TYPE_CHECKING:
+    from verl_videomtr.rollout import Rollout
+    from verl_videomtr.scoring import EpisodeScore
 
 FIRST_WORDS = 3
 """Words of a thought's beginning that are compared between responses."""
+
+
+SCHEMA_VERSION = 2
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Trajectory:
     """One played episode with its rewards."""
 
+    schema_version: int = SCHEMA_VERSION
+    status: str = "played"
+    step: int | None = None
+    """The trainer's step; None outside training and validation."""
+    uid: str | None = None
+    """verl's name of the prompt: trajectories that share it are a group."""
+    session: int | None = None
+    """Number of the trajectory in its group."""
     sample_id: str
     data_source: str
     split: str
     video: str
     question: str
+    """With its options, as the policy reads it."""
+    question_type: str | None = None
+    options: list[str] = dataclasses.field(default_factory=list)
     ground_truth: str
+    segments: list[list[float]] | None = None
+    """Ground-truth evidence in seconds, as annotated."""
     groups: dict[str, Any]
+    extra_info: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """The row's `extra_info`, which the reward function is given beside the episode."""
     turn_rows: list[int]
     """Row of each turn: 0 for all of them, unless the context slid."""
     turn_spans: list[list[int]]
     """[start, end) of each turn's sampled tokens in its row's response; empty for a response without tokens."""
     turn_rewards: list[float]
     """r_k, one per turn, gate applied."""
+    turn_components: list[dict[str, float]] = dataclasses.field(default_factory=list)
+    """`acc`, `fms` and `format` of each turn, gate applied; [] where the reward function does not say."""
     components: dict[str, float]
     """Sums by component, as the reward function reports them."""
+    gate_open: bool | None = None
+    """Whether the rewards before the last turn were paid in full; None where the reward function does not say."""
     correct: bool
+    bonus: list[float] = dataclasses.field(default_factory=list)
+    """Exploration bonus paid on each turn, beside its reward; [] where none is paid."""
+    advantages: list[float | None] | None = None
+    """At each turn's last token, whitened over the batch; None for a turn without tokens, or all before training."""
+    values: list[float | None] | None = None
+    """The critic's, at each turn's last token."""
+    returns: list[float | None] | None = None
+    """At each turn's last token."""
+    policy_version: dict[str, int] | None = None
+    """`min` and `max` of the training steps whose weights took part."""
+    finish_reasons: list[str] = dataclasses.field(default_factory=list)
+    """Why each response ended."""
+    prompt_tokens: list[int | None] = dataclasses.field(default_factory=list)
+    """Tokens of the context behind which each response was sampled."""
+    response_tokens: list[int | None] = dataclasses.field(default_factory=list)
     episode: dict[str, Any]
     """`Episode.record()`."""
     seconds: dict[str, float]
     """Wall time by what it was spent on."""
 
+    @classmethod
+    def of(cls, rollout: Rollout, score: EpisodeScore, **values: Any) -> Trajectory:
+        """Describe a played and scored rollout.
+
+        Args:
+            values: fields that only the host knows: `turn_rows`, `turn_spans`, `uid`, `session`, `policy_version`.
+        """
+        sample = rollout.sample
+        row = sample.to_row()["extra_info"]
+        gate = score.components.get("gate_open")
+        return cls(
+            sample_id=sample.sample_id,
+            data_source=sample.data_source,
+            split=sample.split,
+            video=sample.video,
+            question=question_text(sample),
+            question_type=sample.question_type,
+            options=row["options"],
+            ground_truth=sample.answer,
+            segments=row["segments"],
+            groups=dict(sample.groups),
+            extra_info=row,
+            turn_rewards=score.turn_rewards,
+            turn_components=score.turn_components,
+            components=score.components,
+            gate_open=None if gate is None else bool(gate),
+            correct=score.correct,
+            finish_reasons=[reply.finish_reason for reply in rollout.replies],
+            prompt_tokens=[reply.prompt_tokens for reply in rollout.replies],
+            response_tokens=[reply.response_tokens for reply in rollout.replies],
+            episode=rollout.episode.record(),
+            seconds=dict(rollout.seconds),
+            **values,
+        )
+
     def to_dict(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+        # One level: what is inside is plain already, and a deep copy of it takes as long as writing it.
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> Trajectory:
-        return cls(**record)
+        """Read a record; keys that others have added to it are left out."""
+        known = {field.name for field in dataclasses.fields(cls)}
+        return cls(**{name: value for name, value in record.items() if name in known})
 
     @property
     def num_turns(self) -> int:
@@ -57,12 +138,26 @@ class Trajectory:
     def num_retrievals(self) -> int:
         return sum(action == "retrieve" for action in self.episode["actions"])
 
+    def earns_bonus(self, turn: int) -> bool:
+        """Whether a turn's action explored: a valid retrieval that brought frames back."""
+        return self.episode["actions"][turn] == "retrieve" and bool(self.episode["returned"][turn])
+
     @property
     def best_iou(self) -> float | None:
         """Highest IoU with the ground truth of anything shown; None without ground truth."""
         ious = [self.episode["initial_iou"], *self.episode["retrieval_ious"]]
         known = [iou for iou in ious if iou is not None]
         return max(known) if known else None
+
+    @property
+    def num_segments_outside(self) -> int:
+        """Annotated segments that lie outside the real video."""
+        return self.episode.get("num_segments_outside_video", 0)
+
+    @property
+    def lost_its_evidence(self) -> bool:
+        """Whether it counts as not annotated only because all its segments lie outside the real video."""
+        return self.num_segments_outside > 0 and self.best_iou is None
 
     @property
     def frame_budget_used(self) -> float:
@@ -129,6 +224,9 @@ def summarize(trajectories: Sequence[Trajectory]) -> dict[str, float]:
         "episode/format_rate": _mean([ok for t in trajectories for ok in t.episode["format_ok"]]),
         "episode/truncated": _mean([t.episode["stop_reason"] == "length_limit" for t in trajectories]),
         "episode/frame_budget_used": _mean([t.frame_budget_used for t in trajectories]),
+        # Annotated on another cut of the video: such evidence gives no frame, and without any left no R_fms.
+        "video/segments_outside": _mean([t.num_segments_outside for t in trajectories]),
+        "video/evidence_outside": _mean([t.lost_its_evidence for t in trajectories]),
         "retrieval/rate_of_turns": sum(retrievals) / turns if turns else 0.0,
         "retrieval/rate_of_trajectories": _mean([count > 0 for count in retrievals]),
         "reward/episode": _mean([sum(t.turn_rewards) for t in trajectories]),

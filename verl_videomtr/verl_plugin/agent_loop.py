@@ -6,6 +6,7 @@ verl stores each row as an `AgentLoopOutput`; the record of the trajectory goes 
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 import time
@@ -25,11 +26,17 @@ from verl.utils.tokenizer import get_processor_token_id
 from verl_videomtr.prompts import Prompts
 from verl_videomtr.rewards import compute_score
 from verl_videomtr.rollout import Rollout, open_episode, play
-from verl_videomtr.sample import AGENT_NAME, Sample, question_text
+from verl_videomtr.sample import AGENT_NAME, Sample
 from verl_videomtr.scoring import score_episode
 from verl_videomtr.settings import load_settings
 from verl_videomtr.trajectory import Trajectory
-from verl_videomtr.verl_plugin.batch_rows import FRAMES_FIELD, ROW_FIELD, TRAJECTORY_FIELD
+from verl_videomtr.verl_plugin.batch_rows import (
+    FRAMES_FIELD,
+    ROW_FIELD,
+    SAMPLE_KEY,
+    TRAJECTORY_FIELD,
+    TRAJECTORY_KEY,
+)
 from verl_videomtr.verl_plugin.checks import BONUS_ESTIMATOR, check_config
 from verl_videomtr.verl_plugin.token_policy import Segment, TokenLimits, TokenPolicy
 from verl_videomtr.verl_plugin.turn_end import TurnEnd, read_turn_end
@@ -99,7 +106,7 @@ class VideoMTRAgentLoop(AgentLoopBase):
             )
             policy = self._make_policy(rollout, sampling_params)
             await play(rollout, policy)
-            return await self._finish(rollout, policy)
+            return await self._finish(rollout, policy, uid=kwargs["uid"], session=kwargs["session_id"])
         except Exception as error:
             unreadable = isinstance(error, VideoError)
             logger.error(
@@ -111,6 +118,8 @@ class VideoMTRAgentLoop(AgentLoopBase):
                 tag={
                     "kind": "unreadable" if unreadable else "failed",
                     "sample_id": sample.sample_id,
+                    "uid": kwargs["uid"],
+                    "session": kwargs["session_id"],
                     "split": sample.split,
                     "error": f"{type(error).__name__}: {error}",
                 },
@@ -152,32 +161,30 @@ class VideoMTRAgentLoop(AgentLoopBase):
                 cls._shared = _WorkerState(config)
             return cls._shared
 
-    async def _finish(self, rollout: Rollout, policy: TokenPolicy) -> list[VideoMTROutput]:
+    async def _finish(self, rollout: Rollout, policy: TokenPolicy, *, uid: str, session: int) -> list[VideoMTROutput]:
         """Score the episode and put everything where verl and the trainer mode look for it."""
         sample = rollout.sample
         rows, turn_rows, turn_spans = _rows_of(policy)
         for row in rows:
             self._check_images(sample, row)
-        record = rollout.episode.record()
         started = time.monotonic()
-        score = await score_episode(self.worker.reward_fn, sample, record)
+        score = await score_episode(
+            self.worker.reward_fn,
+            sample,
+            rollout.episode.record(),
+            timeout_seconds=self.settings.reward_timeout_seconds,
+        )
         seconds_of_score = time.monotonic() - started
-        trajectory = Trajectory(
-            sample_id=sample.sample_id,
-            data_source=sample.data_source,
-            split=sample.split,
-            video=sample.video,
-            question=question_text(sample),
-            ground_truth=sample.answer,
-            groups=dict(sample.groups),
+        trajectory = Trajectory.of(
+            rollout,
+            score,
+            uid=uid,
+            session=session,
             turn_rows=turn_rows,
             turn_spans=turn_spans,
-            turn_rewards=score.turn_rewards,
-            components=score.components,
-            correct=score.correct,
-            episode=record,
-            seconds=dict(rollout.seconds),
+            policy_version=policy.policy_version,
         )
+        record = json.dumps(trajectory.to_dict(), ensure_ascii=False)
         rewards = place_rewards(
             [row.mask for row in rows],
             turn_rows=turn_rows,
@@ -207,7 +214,13 @@ class VideoMTRAgentLoop(AgentLoopBase):
                     TRAJECTORY_FIELD: trajectory.to_dict(),
                     ROW_FIELD: number,
                     FRAMES_FIELD: {"worker": self.worker.name, "counted": self.worker.frames.metrics()},
-                    "reward_extra_info": {**trajectory.numbers(), **score.numbers},
+                    "reward_extra_info": {
+                        **trajectory.numbers(),
+                        **score.numbers,
+                        # Texts, which verl's metrics leave out and its validation keeps.
+                        SAMPLE_KEY: sample.sample_id,
+                        TRAJECTORY_KEY: record,
+                    },
                 },
             )
             for number, (row, token_rewards) in enumerate(zip(rows, rewards, strict=True))

@@ -14,6 +14,12 @@ TRAJECTORY_FIELD = "videomtr"
 ROW_FIELD = "videomtr_row"
 """Key of `extra_fields` for the row's number in its trajectory."""
 
+SAMPLE_KEY = "sample_id"
+"""Key of verl's `reward_extra_info` for the sample's id."""
+
+TRAJECTORY_KEY = "trajectory"
+"""Key of verl's `reward_extra_info` for the record as JSON text: validation keeps nothing else of a row."""
+
 FRAMES_FIELD = "videomtr_frames"
 """Key of `extra_fields` for what its worker's frame service has counted so far, with the worker's name."""
 

@@ -46,7 +46,7 @@ def make_batch_context(
         rows: the rows that are no padding, in any order.
         keys: verl's key of every row of the batch, `{uid}_{session}_{row number}`.
         values: (bs, response_length) the critic's values.
-        bonus: exploration bonus of every retrieval.
+        bonus: exploration bonus of every retrieval that brought frames back.
     """
     turn_ids = torch.full(values.shape, -1, dtype=torch.long)
     bonus_tokens = torch.zeros(values.shape, dtype=torch.float32)
@@ -58,7 +58,7 @@ def make_batch_context(
             if number != row.number:
                 continue
             turn_ids[row.place, start:end] = turn
-            if end > start and trajectory.episode["actions"][turn] == "retrieve":
+            if end > start and trajectory.earns_bonus(turn):
                 bonus_tokens[row.place, end - 1] = bonus
     names: dict[str, int] = {}
     trajectory_ids = [names.setdefault(key.rsplit("_", 1)[0], len(names)) for key in keys]

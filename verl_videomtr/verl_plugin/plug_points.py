@@ -252,7 +252,29 @@ PLUG_POINTS: tuple[PlugPoint, ...] = (
         parameters=_STEP,
         holds=("ppo_mini_batch_size = self.config.actor_rollout_ref.actor.ppo_mini_batch_size",),
     ),
-    PlugPoint(file=_BASE, name="PPOTrainer._validate", used_by="trainers", parameters=("self",)),
+    PlugPoint(
+        file=_BASE,
+        name="PPOTrainer._validate",
+        used_by="trainers",
+        parameters=("self",),
+        holds=(
+            "extra_field.get('reward_extra_info', {})",
+            "self._val_metrics_update(data_sources, sample_uids, reward_extra_infos_dict,",
+        ),
+    ),
+    PlugPoint(
+        file=_BASE,
+        name="PPOTrainer._val_metrics_update",
+        used_by="trainers",
+        parameters=("self", "data_sources", "sample_uids", "reward_extra_infos_dict", "sample_turns")
+        + ("expected_acc_counts",),
+    ),
+    PlugPoint(
+        file="verl/trainer/ppo/metric_utils.py",
+        name="process_validation_metrics",
+        used_by="trainers",
+        holds=("isinstance(var_vals[0], str)",),
+    ),
     PlugPoint(
         file=_BASE,
         name="PPOTrainer._save_checkpoint",

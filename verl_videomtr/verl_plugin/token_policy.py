@@ -190,6 +190,12 @@ class TokenPolicy:
         self._append_response(segment, list(output.log_probs or [0.0] * len(self._sampled)), reply.text)
         return reply
 
+    @property
+    def policy_version(self) -> dict[str, int] | None:
+        """Oldest and newest training step whose weights took part; None where the server does not say."""
+        oldest, newest = (self.server_fields.get(f"{end}_global_steps") for end in ("min", "max"))
+        return None if oldest is None or newest is None else {"min": int(oldest), "max": int(newest)}
+
     def close_unsampled(self, segment: Segment) -> None:
         """Close a segment in which nothing was sampled: a training row needs one token behind its prompt."""
         if not segment.mask:

@@ -27,12 +27,19 @@ from verl.trainer.ppo.v1 import (
 from verl_videomtr.settings import load_settings
 from verl_videomtr.trajectory import Trajectory, summarize
 from verl_videomtr.verl_plugin.agent_loop import LOST_PARTITION
-from verl_videomtr.verl_plugin.batch_rows import FRAMES_FIELD, distinct_trajectories, real_rows
+from verl_videomtr.verl_plugin.batch_rows import (
+    FRAMES_FIELD,
+    TRAJECTORY_KEY,
+    TrajectoryRow,
+    distinct_trajectories,
+    real_rows,
+)
 from verl_videomtr.verl_plugin.checks import BONUS_ESTIMATOR, check_config
-from verl_videomtr.verl_plugin.dumps import dump_step
 from verl_videomtr.verl_plugin.estimators import batch_context, make_batch_context
 from verl_videomtr.verl_plugin.frame_counters import FrameCounters
 from verl_videomtr.verl_plugin.mini_batches import mini_batches_of_rows, row_multiple
+from verl_videomtr.verl_plugin.recorder import Recorder, with_credit
+from verl_videomtr.verl_plugin.run_description import describe_run
 from verl_videomtr.verl_plugin.schedule import Schedule
 
 logger = logging.getLogger(__name__)
@@ -55,6 +62,7 @@ class VideoMTRMixin(PPOTrainer):
             config.trainer.v1.trainer_mode = self.base_mode
         self.schedule = Schedule(self.videomtr.bootstrap)
         self.frame_counters = FrameCounters()
+        self.recorder = Recorder(self.videomtr.dump, describe=lambda: describe_run(config))
         self._recent: deque[tuple[int, int]] = deque(maxlen=WATCHED_STEPS)
         super().__init__(config)
 
@@ -108,18 +116,47 @@ class VideoMTRMixin(PPOTrainer):
         extra_fields = data.pop("extra_fields").tolist()
         rows = real_rows(batch.tags, extra_fields, base_mode=self.base_mode)
         trajectories = distinct_trajectories(rows)
-        self._report(trajectories, metrics)
+        lost = self._report(trajectories, metrics)
         metrics.update(self.frame_counters.since_last(extra_fields[row.place][FRAMES_FIELD] for row in rows))
-        if self.config.algorithm.adv_estimator != BONUS_ESTIMATOR:
-            return super()._compute_advantage(batch, metrics)
-        bonus = self.schedule.next_bonus(trajectories, metrics)
-        values = data.to_padded_tensor()["values"].float()
-        context = make_batch_context(rows, keys=batch.keys, values=values, bonus=bonus, credit=self.videomtr.credit)
-        with batch_context(context):
-            return super()._compute_advantage(batch, metrics)
+        values = data.to_padded_tensor()["values"].float() if self.use_critic else None
+        bonus = None
+        with contextlib.ExitStack() as stack:
+            if self.config.algorithm.adv_estimator == BONUS_ESTIMATOR:
+                assert values is not None
+                bonus = self.schedule.next_bonus(trajectories, metrics)
+                context = make_batch_context(
+                    rows, keys=batch.keys, values=values, bonus=bonus, credit=self.videomtr.credit
+                )
+                stack.enter_context(batch_context(context))
+            batch = super()._compute_advantage(batch, metrics)
+        self._record(batch, rows, lost, metrics, values=values, bonus=bonus)
+        return batch
 
-    def _report(self, trajectories: Sequence[Trajectory], metrics: dict) -> None:
-        """Log the step's metrics, stop where too many trajectories are lost, and write the others out."""
+    def _record(
+        self,
+        batch: Any,
+        rows: Sequence[TrajectoryRow],
+        lost: Sequence[dict[str, Any]],
+        metrics: dict,
+        *,
+        values: Any,
+        bonus: float | None,
+    ) -> None:
+        """Write the batch's lines, with the credit that has been given."""
+        if not self.recorder.is_on:
+            return
+        started = time.monotonic()
+        credit = tq.kv_batch_get(
+            keys=batch.keys, partition_id=batch.partition_id, select_fields=["advantages", "returns"]
+        )
+        trajectories = with_credit(
+            rows, bonus=bonus, advantages=credit["advantages"], returns=credit["returns"], values=values
+        )
+        self.recorder.record_step(trajectories, lost, step=self.global_steps)
+        metrics["videomtr/seconds/record"] = time.monotonic() - started
+
+    def _report(self, trajectories: Sequence[Trajectory], metrics: dict) -> list[dict[str, Any]]:
+        """Log the step's metrics, stop where too many trajectories are lost, and return the losses."""
         started = time.monotonic()
         metrics.update(summarize(trajectories))
         lost = self._drain_lost()
@@ -136,8 +173,14 @@ class VideoMTRMixin(PPOTrainer):
                 f"most videomtr.video.max_unreadable_share={most}; {_name_some(lost)}; "
                 "mend the files (python -m data_prep.check lists them) or the reward function"
             )
-        dump_step(self.videomtr.dump, trajectories, step=self.global_steps, is_first=self.local_trigger_step == 0)
         metrics["videomtr/seconds/report"] = time.monotonic() - started
+        return lost
+
+    def _val_metrics_update(
+        self, data_sources: Any, sample_uids: Any, reward_extra_infos_dict: Any, *args: Any, **kwargs: Any
+    ) -> dict[str, float]:
+        self.recorder.record_validation(reward_extra_infos_dict.get(TRAJECTORY_KEY, ()), step=self.global_steps)
+        return super()._val_metrics_update(data_sources, sample_uids, reward_extra_infos_dict, *args, **kwargs)
 
     def _validate(self) -> dict[str, float]:
         before = len(self._drain_lost(keep=True))
@@ -148,7 +191,9 @@ class VideoMTRMixin(PPOTrainer):
             if len(self._drain_lost(keep=True)) > before:
                 raise RuntimeError(self._say_all_lost("a validation batch")) from error
             raise
-        metrics["videomtr/val/lost"] = float(len(self._drain_lost()) - before)
+        lost = self._drain_lost()[before:]
+        self.recorder.record_validation_losses(lost, step=self.global_steps)
+        metrics["videomtr/val/lost"] = float(len(lost))
         return metrics
 
     def _say_all_lost(self, where: str) -> str:

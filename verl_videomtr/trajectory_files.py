@@ -1,0 +1,231 @@
+"""Trajectory lines on disk: records in, JSONL files out, and back; the one place that knows their names and form.
+
+    DIR/run.json               what the lines were made with
+    DIR/step_000012.jsonl      a training step's trajectories, played and lost
+    DIR/val/step_000012.jsonl  a validation's
+    OUT/trajectories.jsonl     an evaluation's, beside its run.json
+
+What has been written is on the disk when the call returns. A process that is killed while it appends leaves at most one
+cut line at the end: readers count it and go on, and the next writer takes it off. docs/records.md describes a line.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from verl_videomtr.trajectory import SCHEMA_VERSION
+
+logger = logging.getLogger(__name__)
+
+RUN_FILE = "run.json"
+EVAL_FILE = "trajectories.jsonl"
+VAL_FOLDER = "val"
+
+_OLD_DEFAULTS: dict[str, Any] = {
+    "schema_version": 1, "status": "played", "step": None, "uid": None, "session": None, "question_type": None,
+    "options": [], "segments": None, "extra_info": {}, "turn_components": [], "gate_open": None, "bonus": [],
+    "policy_version": None, "finish_reasons": [], "prompt_tokens": [], "response_tokens": [], "advantages": None,
+    "values": None, "returns": None,
+}  # fmt: skip
+"""What a line of schema version 1, which has no version, does not say."""
+
+
+class TrajectoryFileError(ValueError):
+    """A file or line that is no trajectory of a known form; the message says where and what to do."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrajectoryFile:
+    """What one file holds."""
+
+    path: Path
+    records: list[dict[str, Any]]
+    """One per line, `status` "played" or "lost"; older lines with None or [] where they say nothing."""
+    num_cut: int
+    """1 if the last line was cut off, as by a killed writer; it is in no record."""
+
+    @property
+    def played(self) -> list[dict[str, Any]]:
+        return [record for record in self.records if record["status"] == "played"]
+
+    @property
+    def lost(self) -> list[dict[str, Any]]:
+        return [record for record in self.records if record["status"] == "lost"]
+
+
+def step_file(folder: str | Path, step: int) -> Path:
+    """Return where a step's lines stand in a training's or a validation's folder."""
+    return Path(folder) / f"step_{step:06d}.jsonl"
+
+
+def list_files(folder: str | Path) -> list[Path]:
+    """Return a folder's files of trajectory lines: of training, or of an evaluation, then those of validation.
+
+    Raises:
+        TrajectoryFileError: there are none.
+    """
+    folder = Path(folder)
+    found = [*sorted(folder.glob("step_*.jsonl")), *folder.glob(EVAL_FILE)]
+    found += sorted((folder / VAL_FOLDER).glob("step_*.jsonl"))
+    if not found:
+        raise TrajectoryFileError(
+            f"no trajectory lines; expected step_*.jsonl, {VAL_FOLDER}/step_*.jsonl or {EVAL_FILE}; {folder}; give the "
+            "folder of videomtr.dump.dir, or of `videomtr eval --out`"
+        )
+    return found
+
+
+def read_file(path: str | Path) -> TrajectoryFile:
+    """Read a file of trajectory lines.
+
+    Raises:
+        TrajectoryFileError: a line before the last is no JSON, a line is no trajectory, or of a newer form.
+    """
+    path = Path(path)
+    raw_lines = path.read_bytes().splitlines(keepends=True)
+    records = []
+    num_cut = 0
+    for number, raw in enumerate(raw_lines, 1):
+        if not raw.strip():
+            continue
+        try:
+            line = json.loads(raw)
+        except (ValueError, RecursionError) as error:
+            if number == len(raw_lines) and not raw.endswith(b"\n"):
+                num_cut = 1
+                continue
+            raise TrajectoryFileError(
+                f"a line that is no JSON ({error}); expected one trajectory a line; {path}, line {number}; restore the "
+                "file, or take the line out"
+            ) from None
+        records.append(_known(line, path=path, number=number))
+    return TrajectoryFile(path=path, records=records, num_cut=num_cut)
+
+
+def write_file(path: str | Path, records: Iterable[Mapping[str, Any]]) -> None:
+    """Write records as a file's only lines, all or none of them; what is there is replaced."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _replace(path, b"".join(map(_encode, records)))
+
+
+def append_to_file(path: str | Path, records: Iterable[Mapping[str, Any]]) -> None:
+    """Add records behind a file's lines; a line that a killed writer has left cut is taken off first."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "ab+") as file:
+        _take_off_cut_line(file, path)
+        file.write(b"".join(map(_encode, records)))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def write_run(folder: str | Path, run: Mapping[str, Any]) -> None:
+    """Write a folder's run.json, whole or not at all."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    _replace(folder / RUN_FILE, (json.dumps(run, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def read_run(folder: str | Path) -> dict[str, Any] | None:
+    """Read a folder's run.json, a validation's from the folder above; None where there is none.
+
+    Raises:
+        TrajectoryFileError: it is no JSON object.
+    """
+    folder = Path(folder)
+    path = folder / RUN_FILE
+    if not path.is_file() and folder.name == VAL_FOLDER:
+        path = folder.parent / RUN_FILE
+    if not path.is_file():
+        return None
+    try:
+        run = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        run = error
+    if not isinstance(run, dict):
+        raise TrajectoryFileError(f"{run}; expected a JSON object that describes a run; {path}; restore or remove it")
+    return run
+
+
+def lost_record(
+    *, sample_id: str, kind: str, error: str, uid: str | None = None, session: int | None = None, **values: Any
+) -> dict[str, Any]:
+    """Describe a trajectory that could not be made.
+
+    Args:
+        kind: "unreadable" (its video), "failed" (anything else), or what the host tells apart.
+        values: `step`, `split`, `data_source` where they are known.
+    """
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "status": "lost",
+        "step": None,
+        "uid": uid,
+        "session": session,
+        "sample_id": sample_id,
+        "split": None,
+        "kind": kind,
+        "error": " ".join(error.split()),
+        **values,
+    }
+
+
+def _known(line: Any, *, path: Path, number: int) -> dict[str, Any]:
+    """Check a decoded line, and complete an older one."""
+    if not isinstance(line, dict) or "sample_id" not in line:
+        raise TrajectoryFileError(
+            f"a line without a sample_id; expected a trajectory; {path}, line {number}; give files that "
+            "videomtr.dump.dir or `videomtr eval` has written (verl's own dumps are of another form)"
+        )
+    version = line.get("schema_version", 1)
+    if version == 1:
+        return {**_OLD_DEFAULTS, **line}
+    if version != SCHEMA_VERSION:
+        raise TrajectoryFileError(
+            f"schema_version={version!r}; expected 1 or {SCHEMA_VERSION}; {path}, line {number}; read it with the "
+            "version of verl-videomtr that wrote it, or a later one"
+        )
+    return line
+
+
+def _encode(record: Mapping[str, Any]) -> bytes:
+    return (json.dumps(record, ensure_ascii=False) + "\n").encode("utf-8", errors="surrogatepass")
+
+
+def _replace(path: Path, content: bytes) -> None:
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(beside, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _take_off_cut_line(file: Any, path: Path) -> None:
+    end = file.seek(0, os.SEEK_END)
+    if not end:
+        return
+    file.seek(end - 1)
+    if file.read(1) == b"\n":
+        return
+    file.seek(0)
+    content = file.read()
+    whole = content.rfind(b"\n") + 1
+    logger.warning("%s ends with a cut line of %d bytes, which is taken off", path, end - whole)
+    file.truncate(whole)
+    file.seek(0, os.SEEK_END)

@@ -1,0 +1,145 @@
+"""The lines of a training run: a step's trajectories with their credit, its losses, and validations, in and on disk."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import random
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from verl_videomtr.settings import DumpConfig
+from verl_videomtr.trajectory import Trajectory
+from verl_videomtr.trajectory_files import (
+    VAL_FOLDER,
+    append_to_file,
+    lost_record,
+    read_run,
+    step_file,
+    write_file,
+    write_run,
+)
+from verl_videomtr.verl_plugin.batch_rows import TrajectoryRow
+
+logger = logging.getLogger(__name__)
+
+
+class Recorder:
+    """Writes the run's lines; does nothing where no folder is configured."""
+
+    def __init__(self, config: DumpConfig, *, describe: Callable[[], dict[str, Any]]) -> None:
+        """
+        Args:
+            describe: what run.json says; asked for when the first lines are written.
+        """
+        self._share = config.share
+        self._folder = None if config.dir is None else Path(config.dir)
+        self._describe = describe
+        self._started: set[Path] = set()
+        """Files that this process has begun; what an earlier one wrote of the same step is replaced."""
+
+    @property
+    def is_on(self) -> bool:
+        return self._folder is not None
+
+    def record_step(self, trajectories: Sequence[Trajectory], lost: Iterable[Mapping[str, Any]], *, step: int) -> None:
+        """Write a training batch's lines, the configured share of the played ones and all of the lost."""
+        if self._folder is None:
+            return
+        # By chance, not the first ones: verl has sorted the batch by length.
+        kept = random.Random(step).sample(trajectories, round(self._share * len(trajectories)))
+        played = [{**trajectory.to_dict(), "step": step} for trajectory in kept]
+        self._write(step_file(self._folder, step), [*played, *_lost_records(lost, step=step)])
+
+    def record_validation(self, texts: Iterable[str | None], *, step: int) -> None:
+        """Write a validation's played trajectories.
+
+        Args:
+            texts: each record as the agent loop gave it to verl, JSON; None where another loop gave none.
+        """
+        if self._folder is None:
+            return
+        records = [{**json.loads(text), "step": step} for text in texts if text is not None]
+        self._write(step_file(self._folder / VAL_FOLDER, step), records)
+
+    def record_validation_losses(self, lost: Iterable[Mapping[str, Any]], *, step: int) -> None:
+        """Add a validation's lost trajectories."""
+        if self._folder is not None:
+            self._write(step_file(self._folder / VAL_FOLDER, step), _lost_records(lost, step=step))
+
+    def _write(self, path: Path, records: Sequence[Mapping[str, Any]]) -> None:
+        if not self._started:
+            self._write_run()
+        if path in self._started:
+            append_to_file(path, records)
+        else:
+            write_file(path, records)
+            self._started.add(path)
+
+    def _write_run(self) -> None:
+        """Write run.json. A run that goes on with other settings says so, and the newer ones stand."""
+        assert self._folder is not None
+        run, before = self._describe(), read_run(self._folder)
+        changed = [name for name in run if before is not None and before.get(name) != run[name]]
+        if changed:
+            logger.warning(
+                "%s was made with other settings (%s); its run.json now says those of the run that goes on",
+                self._folder,
+                ", ".join(changed),
+            )
+        write_run(self._folder, run)
+
+
+def with_credit(
+    rows: Sequence[TrajectoryRow],
+    *,
+    bonus: float | None,
+    advantages: Sequence[Any],
+    returns: Sequence[Any],
+    values: Sequence[Any] | None,
+) -> list[Trajectory]:
+    """Return a batch's trajectories with what credit assignment gave them at each turn's last token.
+
+    Args:
+        rows: the batch's rows that are no padding.
+        bonus: of every retrieval that brought frames back; None where the estimator pays none.
+        advantages: of each row of the batch, one per response token.
+        values: the critic's; None without a critic.
+    """
+    by_key: dict[tuple[str | None, int | None], dict[int, int]] = {}
+    for row in rows:
+        by_key.setdefault((row.trajectory.uid, row.trajectory.session), {})[row.number] = row.place
+    result = []
+    for row in rows:
+        if row.number != 0:
+            continue
+        trajectory = row.trajectory
+        place_of = by_key[trajectory.uid, trajectory.session]
+        ends = [
+            (place_of[number], end - 1) if end > start and number in place_of else None
+            for number, (start, end) in zip(trajectory.turn_rows, trajectory.turn_spans, strict=True)
+        ]
+        result.append(
+            dataclasses.replace(
+                trajectory,
+                bonus=[]
+                if bonus is None
+                else [bonus if trajectory.earns_bonus(turn) else 0.0 for turn in range(trajectory.num_turns)],
+                advantages=_at(ends, advantages),
+                returns=_at(ends, returns),
+                values=None if values is None else _at(ends, values),
+            )
+        )
+    return result
+
+
+def _at(ends: Sequence[tuple[int, int] | None], rows: Sequence[Any]) -> list[float | None]:
+    return [None if end is None else float(rows[end[0]][end[1]]) for end in ends]
+
+
+def _lost_records(reports: Iterable[Mapping[str, Any]], *, step: int) -> list[dict[str, Any]]:
+    known = ("sample_id", "kind", "error", "uid", "session", "split")
+    values: list[dict[str, Any]] = [{name: report.get(name) for name in known} for report in reports]
+    return [lost_record(**each, step=step) for each in values]
