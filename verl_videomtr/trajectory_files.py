@@ -27,13 +27,13 @@ RUN_FILE = "run.json"
 EVAL_FILE = "trajectories.jsonl"
 VAL_FOLDER = "val"
 
-_OLD_DEFAULTS: dict[str, Any] = {
+_DEFAULTS: dict[str, Any] = {
     "schema_version": 1, "status": "played", "step": None, "uid": None, "session": None, "question_type": None,
     "options": [], "segments": None, "extra_info": {}, "turn_components": [], "gate_open": None, "bonus": [],
     "policy_version": None, "finish_reasons": [], "prompt_tokens": [], "response_tokens": [], "advantages": None,
     "values": None, "returns": None,
 }  # fmt: skip
-"""What a line of schema version 1, which has no version, does not say."""
+"""What a line may leave unsaid; one of schema version 1 has no version and says none of it."""
 
 
 class TrajectoryFileError(ValueError):
@@ -185,14 +185,12 @@ def _known(line: Any, *, path: Path, number: int) -> dict[str, Any]:
             "videomtr.dump.dir or `videomtr eval` has written (verl's own dumps are of another form)"
         )
     version = line.get("schema_version", 1)
-    if version == 1:
-        return {**_OLD_DEFAULTS, **line}
-    if version != SCHEMA_VERSION:
+    if version not in (1, SCHEMA_VERSION):
         raise TrajectoryFileError(
             f"schema_version={version!r}; expected 1 or {SCHEMA_VERSION}; {path}, line {number}; read it with the "
             "version of verl-videomtr that wrote it, or a later one"
         )
-    return line
+    return line if line.get("status") == "lost" else {**_DEFAULTS, **line}
 
 
 def _encode(record: Mapping[str, Any]) -> bytes:

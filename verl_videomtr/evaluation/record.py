@@ -8,27 +8,16 @@ from verl_videomtr.rollout import Rollout
 from verl_videomtr.sample import Sample, question_text
 from verl_videomtr.scoring import EpisodeScore
 from verl_videomtr.serving.chat import ChatPolicy
-
-SCHEMA_VERSION = 2
+from verl_videomtr.trajectory import Trajectory
+from verl_videomtr.trajectory_files import lost_record
 
 
 def played_line(rollout: Rollout, policy: ChatPolicy, score: EpisodeScore) -> dict[str, Any]:
     """Describe a played episode."""
-    entries = policy.entries
-    return {
-        **_head(rollout.sample, "played"),
-        "turn_rows": [0] * len(entries),
-        "turn_spans": [[0, 0]] * len(entries),
-        "turn_rewards": score.turn_rewards,
-        "components": score.components,
-        "correct": score.correct,
-        "finish_reasons": [entry["finish_reason"] for entry in entries],
-        "prompt_tokens": [entry["input_tokens"] for entry in entries],
-        "response_tokens": [entry["output_tokens"] for entry in entries],
-        "response_seconds": [entry["seconds"] for entry in entries],
-        "seconds": dict(rollout.seconds),
-        "episode": rollout.episode.record(),
-    }
+    num_turns = len(policy.entries)
+    # A server's tokens have no place in training rows.
+    trajectory = Trajectory.of(rollout, score, turn_rows=[0] * num_turns, turn_spans=[[0, 0]] * num_turns)
+    return {**trajectory.to_dict(), "response_seconds": [entry["seconds"] for entry in policy.entries]}
 
 
 def lost_line(sample: Sample, kind: str, error: Exception) -> dict[str, Any]:
@@ -37,24 +26,14 @@ def lost_line(sample: Sample, kind: str, error: Exception) -> dict[str, Any]:
     Args:
         kind: "unreadable" (the video), "refused", "unanswered" (the server), or "failed".
     """
-    return {**_head(sample, "lost"), "kind": kind, "error": " ".join(str(error).split())}
-
-
-def _head(sample: Sample, status: str) -> dict[str, Any]:
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "status": status,
-        "sample_id": sample.sample_id,
-        "data_source": sample.data_source,
-        "split": sample.split,
-        "video": sample.video,
-        "question": question_text(sample),
-        "question_type": sample.question_type,
-        "options": list(sample.options),
-        "ground_truth": sample.answer,
-        "segments": None if sample.segments is None else [list(span) for span in sample.segments],
-        "groups": dict(sample.groups),
-        "step": None,
-        "uid": None,
-        "session": None,
-    }
+    return lost_record(
+        sample_id=sample.sample_id,
+        kind=kind,
+        error=str(error),
+        split=sample.split,
+        data_source=sample.data_source,
+        video=sample.video,
+        question=question_text(sample),
+        ground_truth=sample.answer,
+        groups=dict(sample.groups),
+    )

@@ -6,10 +6,7 @@ The configuration is training's own, composed from the same Hydra groups; sampli
 
 from __future__ import annotations
 
-import functools
 import hashlib
-import importlib
-import importlib.util
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,6 +16,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from verl_videomtr.prompts import Prompts
+from verl_videomtr.reward_function import describe_reward, load_reward_function
 from verl_videomtr.sample import Sample, SampleError, read_rows, resolve_video
 from verl_videomtr.settings import Settings, load_settings
 from verl_videomtr.verl_plugin.compose import compose
@@ -27,7 +25,6 @@ DEFAULT_PRESET = "+videomtr=paper"
 SINGLE_TURN = ("videomtr.episode.max_turns=1", "videomtr.episode.initial_frames=null")
 """The uniform baseline: all frames of the budget at once, one answer."""
 _PRESETS = ("+videomtr=", "+videomtr/recipe=")
-_PACKAGE = "pkg://"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,27 +112,9 @@ def load_reward(config: DictConfig) -> tuple[Callable[..., Any], dict[str, Any]]
     Raises:
         ValueError: there is no such file, module or function.
     """
-    section = OmegaConf.to_container(config.reward.custom_reward_function, resolve=True)
-    assert isinstance(section, dict)
-    path, name, kwargs = section.get("path"), section.get("name"), dict(section.get("reward_kwargs") or {})
-    if not path:
-        path, name = f"{_PACKAGE}verl_videomtr.rewards", "compute_score"
-    where = f"reward.custom_reward_function.path={path}"
-    if str(path).startswith(_PACKAGE):
-        try:
-            module = importlib.import_module(str(path).removeprefix(_PACKAGE))
-        except ModuleNotFoundError as error:
-            raise ValueError(f"{where} cannot be imported ({error}); expected an installed module") from error
-    else:
-        spec = importlib.util.spec_from_file_location("videomtr_reward", path)
-        if spec is None or spec.loader is None or not Path(path).is_file():
-            raise ValueError(f"{where} is not there; expected a Python file; correct the path")
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-    function = getattr(module, str(name), None)
-    if not callable(function):
-        raise ValueError(f"{where} has no function {name!r}; expected reward.custom_reward_function.name to name one")
-    return (functools.partial(function, **kwargs) if kwargs else function), {"path": path, "name": name, **kwargs}
+    section: Any = OmegaConf.to_container(config.reward.custom_reward_function, resolve=True)
+    reward = describe_reward(section)
+    return load_reward_function(reward), reward
 
 
 def require_videos(samples: Sequence[Sample], root: str | None) -> None:
