@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 from verl_videomtr.sample import Sample, read_rows, write_rows
+from verl_videomtr.trajectory_files import read_file, step_file
 
 ROOT = Path(__file__).parents[1]
 CACHE = ROOT / ".cache" / "tests"
@@ -165,5 +166,5 @@ def read_metrics(run: Path) -> dict[int, dict]:
 
 
 def read_trajectories(run: Path, step: int) -> list[dict]:
-    lines = (run / "trajectories" / f"step_{step:06d}.jsonl").read_text().splitlines()
-    return [json.loads(line) for line in lines]
+    """The played trajectories that a step has written down."""
+    return read_file(step_file(run / "trajectories", step)).played

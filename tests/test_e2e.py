@@ -6,7 +6,6 @@ estimator, and the test reads that, the checkpoints and the logs.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,9 @@ from e2e_trainer import ROOT, make_base_model, make_needles, read_metrics, repla
 from safetensors.torch import load_file
 
 from benchmarks.real_clips import fetch
+from verl_videomtr import cli
 from verl_videomtr.sample import write_rows
+from verl_videomtr.trajectory_files import list_files, read_file, step_file
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
 
@@ -208,11 +209,29 @@ def test_resumption_continues_from_the_saved_state(resumed, run):
     assert metrics[3]["training/rollout_probs_diff_max"] < LOG_PROB_BOUND
 
 
-def test_trajectories_are_dumped_turn_by_turn(steps):
+def test_trajectories_are_written_down_with_their_credit(steps):
     folder, numbers = steps
     for number in numbers:
-        lines = (folder / "trajectories" / f"step_{number:06d}.jsonl").read_text().splitlines()
-        assert len(lines) == BATCH - 1
-        for line in lines:
-            trajectory = json.loads(line)
-            assert len(trajectory["turn_rewards"]) == len(trajectory["episode"]["responses"])
+        read = read_file(step_file(folder / "trajectories", number))
+        assert len(read.played) == BATCH - 1
+        (lost,) = read.lost
+        assert lost["sample_id"].startswith("broken-")
+        assert (lost["kind"], lost["step"]) == ("unreadable", number)
+        step = _step(folder, number)
+        places = {row["key"]: place for place, row in enumerate(step["rows"]) if not row["is_padding"]}
+        for line in read.played:
+            assert line["step"] == number
+            assert line["policy_version"] == {"min": number - 1, "max": number - 1}
+            place = places[f"{line['uid']}_{line['session']}_0"]
+            ends = [end - 1 for _, end in line["turn_spans"]]
+            assert line["advantages"] == step["advantages"][place][ends].tolist()
+            assert line["returns"] == step["returns"][place][ends].tolist()
+            assert line["values"] == step["values"][place][ends].tolist()
+            assert line["bonus"] == step["bonus"][place][ends].tolist()
+
+
+def test_trajectories_are_scored_again_from_their_lines_alone(steps, tmp_path):
+    folder, _ = steps
+    assert cli.main(["rescore", str(folder / "trajectories"), "--out", str(tmp_path / "again")]) == 0
+    for path in list_files(folder / "trajectories"):
+        assert read_file(tmp_path / "again" / path.name).records == read_file(path).records

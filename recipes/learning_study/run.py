@@ -34,6 +34,7 @@ from recipes.demo.main import (
 from recipes.demo.summary import StepLine
 from recipes.learning_study import study, teach
 from recipes.learning_study.record import RESULTS, RecordError, RunRecord, Start, plan_start
+from verl_videomtr.trajectory_files import read_file, step_file
 
 ROOT = Path(__file__).parents[2]
 CACHE = ROOT / ".cache" / "learning_study"
@@ -131,9 +132,9 @@ def finish(record: RunRecord, folder: Path, steps: int) -> None:
     """Keep examples of the first and the last step's trajectories; remove checkpoints."""
     examples = {}
     for place, step in (("first_step", 1), ("last_step", steps)):
-        path = folder / "trajectories" / f"step_{step:06d}.jsonl"
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        examples[place] = [example_of(json.loads(line)) for line in lines[:NUM_EXAMPLES]]
+        path = step_file(folder / "trajectories", step)
+        played = read_file(path).played if path.exists() else []
+        examples[place] = [example_of(line) for line in played[:NUM_EXAMPLES]]
     record.add(examples=examples)
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
 
