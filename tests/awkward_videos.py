@@ -52,14 +52,29 @@ KINDS: dict[str, tuple[str, Kind]] = {}
 """Name -> (file name, maker)."""
 
 
+GROUPS: dict[str, str] = {}
+"""Name -> what it has in common with kinds that differ in codec or container only."""
+SLOW: set[str] = set()
+"""Kinds of which others of their group are enough for a quick look."""
+
+
+def register(name: str, file_name: str, make: Kind, *, group: str, is_quick: bool) -> None:
+    """Register one of a group of kinds."""
+    assert name not in KINDS
+    KINDS[name] = (file_name, make)
+    GROUPS[name] = group
+    if not is_quick:
+        SLOW.add(name)
+
+
 def kind(file_name: str) -> Callable[[Kind], Kind]:
     """Register a maker under its function's name."""
 
-    def register(make: Kind) -> Kind:
+    def keep(make: Kind) -> Kind:
         KINDS[make.__name__] = (file_name, make)
         return make
 
-    return register
+    return keep
 
 
 def draw(number: int, height: int = 192, width: int = 256) -> np.ndarray:
@@ -111,6 +126,10 @@ def write_video(
     turns: int = 0,
     audio_seconds: float = 0.0,
     keep: Callable[[int], bool] = lambda _: True,
+    mark: Callable[[int, bool], bool] = lambda _, is_key: is_key,
+    matrix: Sequence[int] | None = None,
+    prepare: Callable[[np.ndarray], np.ndarray] = lambda picture: picture,
+    edit: Callable[[bytes, bool], bytes] | None = None,
 ) -> Truth:
     """Encode `count` numbered frames and return the truth about them.
 
@@ -118,6 +137,10 @@ def write_video(
         ticks: each frame's time in 1/TICKS s; None spaces them by `fps`.
         turns: quarter turns (counter-clockwise) by which the stored picture is turned before encoding.
         keep: which packets, by their number in decoding order, are written.
+        mark: whether a packet is marked as a key frame, from its number and whether it is one.
+        matrix: the container's display matrix (ISO/IEC 14496-12): a, b, u, c, d, v, x, y, w.
+        prepare: what is done to a picture before it is encoded.
+        edit: what is done to a packet's bytes, from them and whether it is a key frame.
     """
     ticks = ticks if ticks is not None else [i * TICKS // fps for i in range(count)]
     height, width = size
@@ -126,14 +149,20 @@ def write_video(
         stream.width, stream.height = (width, height) if turns % 2 == 0 else (height, width)
         stream.pix_fmt, stream.codec_context.gop_size = pix_fmt, gop
         stream.options = _fast(codec) | (options or {})
-        if codec not in ("mpeg4", "mpeg2video", "msmpeg4", "wmv2", "flv", "gif", "mjpeg"):
+        if codec not in _OWN_TIME_BASE:
             stream.codec_context.time_base = Fraction(1, TICKS)
         if rotation is not None:
             stream.set_display_rotation(rotation)
         if sample_aspect is not None:
             stream.codec_context.sample_aspect_ratio = sample_aspect
         sound = _add_sound(output, audio_seconds)
-        for position, packet in enumerate(_encode(stream, ticks, height, width, turns, start)):
+        if matrix is not None:
+            stream.set_display_matrix(matrix)
+        pictures = (prepare(np.rot90(draw(number, height, width), turns)) for number in range(len(ticks)))
+        for position, packet in enumerate(_encode(stream, ticks, pictures, start)):
+            if edit is not None:
+                packet = _edited(packet, edit(bytes(packet), packet.is_keyframe))
+            packet.is_keyframe = mark(position, packet.is_keyframe)
             if keep(position):
                 output.mux(packet)
         for packet in sound:
@@ -152,15 +181,28 @@ def _fast(codec: str) -> dict[str, str]:
     }.get(codec, {})
 
 
-def _encode(stream, ticks, height, width, turns, start) -> Iterator[av.Packet]:
+_OWN_TIME_BASE = (
+    *("mpeg4", "mpeg1video", "mpeg2video", "msmpeg4", "msmpeg4v2", "wmv1", "wmv2", "h263p", "flv", "gif", "mjpeg"),
+    *("cinepak", "png", "rawvideo", "prores"),
+)
+"""Encoders that do not take times in 1/TICKS s."""
+
+
+def _encode(stream, ticks, pictures, start) -> Iterator[av.Packet]:
     base = stream.codec_context.time_base or Fraction(1, TICKS)
-    for number, tick in enumerate(ticks):
-        picture = np.ascontiguousarray(np.rot90(draw(number, height, width), turns))
-        frame = av.VideoFrame.from_ndarray(picture, "rgb24")
+    for picture, tick in zip(pictures, ticks, strict=True):
+        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), "rgb24")
         frame.time_base = base
         frame.pts = round(Fraction(tick + start, TICKS) / base)
         yield from stream.encode(frame)
     yield from stream.encode(None)
+
+
+def _edited(packet: av.Packet, data: bytes) -> av.Packet:
+    edited = av.Packet(data)
+    for name in ("pts", "dts", "duration", "time_base", "stream", "is_keyframe"):
+        setattr(edited, name, getattr(packet, name))
+    return edited
 
 
 def _add_sound(output, seconds: float) -> list[av.Packet]:

@@ -80,7 +80,7 @@ def check_probe(data: bytes, folder: Path) -> None:
     assert found.key_pts[0] <= found.frame_pts[0]
     assert len(found.key_pts) == len(found.key_dts)
     assert 0 < found.duration_seconds < math.inf
-    assert found.rotation_degrees in (0, 90, 180, 270)
+    assert found.orientation.quarter_turns in (0, 1, 2, 3)
     assert min(found.width_px, found.height_px) > 0
     assert 1 <= plan.num_frames <= 5
     assert min(plan.size) >= 28

@@ -4,11 +4,14 @@ import logging
 import random
 import time
 
+import awkward_marks  # noqa: F401 - registers its kinds
 import awkward_videos as awkward
 import pytest
 
 from verl_videomtr.video.errors import VideoError
 from verl_videomtr.video.pool import PoolConfig, open_pool
+
+QUICKLY = [pytest.param(name, marks=[pytest.mark.slow] * (name in awkward.SLOW)) for name in awkward.KINDS]
 
 
 @pytest.fixture(scope="session")
@@ -29,7 +32,7 @@ def test_there_are_at_least_twenty_kinds():
     assert len(awkward.KINDS) >= 20
 
 
-@pytest.mark.parametrize("name", awkward.KINDS)
+@pytest.mark.parametrize("name", QUICKLY)
 def test_auto_gives_right_frames_or_an_honest_error_within_ten_seconds(files, name):
     path, truth = files(name)
     began = time.monotonic()
@@ -41,7 +44,7 @@ def test_auto_gives_right_frames_or_an_honest_error_within_ten_seconds(files, na
 
 
 @pytest.mark.parametrize("decoder", ["pyav", "decord"])
-@pytest.mark.parametrize("name", awkward.KINDS)
+@pytest.mark.parametrize("name", QUICKLY)
 def test_a_decoder_chosen_by_name_is_never_silently_wrong(files, name, decoder):
     path, truth = files(name)
     result = awkward.verdict(path, truth, decoder=decoder)

@@ -6,6 +6,7 @@ So it is used only where its own frame table is the same as the probe's, and ref
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable
 
 import numpy as np
@@ -14,9 +15,11 @@ from verl_videomtr.video.errors import DamagedVideoError, DecoderUnavailableErro
 from verl_videomtr.video.plan import PoolPlan
 
 _FRAMES_AT_ONCE = 8
-_CONTAINERS = ("mov", "matroska")
-_CODECS = ("h264", "mpeg4", "vp8", "vp9")
-"""Not HEVC: with open groups, which x265 makes by default, decord returns frames several positions off."""
+_CONTAINERS = ("mov",)
+"""Not Matroska: where its index lacks the first key frame, decord lands elsewhere after a seek and does not look."""
+_CODECS = ("h264", "vp8", "vp9")
+"""Not HEVC: with open groups, which x265 makes by default, decord returns frames several positions off. Not MPEG-4: its
+decoder gives pictures where a key frame is wrongly marked, and decord does not look."""
 
 
 def decode_decord(plan: PoolPlan, rows: np.ndarray, *, tick: Callable[[], None]) -> np.ndarray:
@@ -28,7 +31,8 @@ def decode_decord(plan: PoolPlan, rows: np.ndarray, *, tick: Callable[[], None])
     """
     source = plan.source
     safe = source.container in _CONTAINERS and source.codec in _CODECS
-    if not safe or not source.has_pts or source.has_hidden_frames or source.has_open_groups:
+    odd = source.has_hidden_frames or source.has_odd_marks or source.has_other_streams or source.is_turned_by_stream
+    if not safe or odd or source.orientation.is_mirrored or not source.has_pts:
         raise DecoderUnavailableError(
             f"decord does not read this {source.codec} in {source.container} reliably",
             path=plan.path,
@@ -63,6 +67,10 @@ def _check_table(reader, plan: PoolPlan, rows: np.ndarray) -> None:  # type: ign
             f"has {plan.num_video_frames} frames, of which decord sees {len(reader)}",
             path=plan.path,
             remedy="use decoder=auto",
+        )
+    if zlib.crc32(np.array(reader.get_key_indices(), dtype=np.int64).data) != plan.source.key_frames_crc:
+        raise VideoTimestampError(
+            "has key frames that decord sees elsewhere than they are", path=plan.path, remedy="use decoder=auto"
         )
     starts = reader.get_frame_timestamp(plan.frame_idx[rows])[:, 0]
     first = reader.get_frame_timestamp([0])[0, 0]

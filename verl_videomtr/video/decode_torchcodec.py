@@ -11,6 +11,8 @@ from verl_videomtr.video.plan import PoolPlan
 
 _FRAMES_AT_ONCE = 8
 """Frames between two ticks."""
+_CODECS = frozenset({"h264", "hevc", "av1", "vp8", "vp9", "mjpeg", "prores", "dnxhd", "png", "rawvideo", "ffv1"})
+"""Codecs whose decoders give nothing where a wrongly marked key frame is sought; torchcodec does not look itself."""
 
 
 def decode_torchcodec(plan: PoolPlan, rows: np.ndarray, *, tick: Callable[[], None]) -> np.ndarray:
@@ -20,9 +22,16 @@ def decode_torchcodec(plan: PoolPlan, rows: np.ndarray, *, tick: Callable[[], No
         DecoderUnavailableError: torchcodec or its FFmpeg is missing, or the container is one that it seeks wrongly in.
         VideoTimestampError: it counts other frames than the packets, or returned another frame.
     """
-    if not plan.source.seeks or not plan.source.has_pts:
+    source = plan.source
+    if not source.seeks or not source.has_pts or source.codec not in _CODECS:
         raise DecoderUnavailableError(
-            f"torchcodec seeks inexactly in a {plan.source.container} file", path=plan.path, remedy="use decoder=auto"
+            f"torchcodec does not seek reliably in {source.codec} in {source.container}",
+            path=plan.path,
+            remedy="use decoder=auto",
+        )
+    if source.orientation.is_mirrored or source.is_turned_by_stream:
+        raise DecoderUnavailableError(
+            "torchcodec does not turn this video upright", path=plan.path, remedy="use decoder=auto"
         )
     decoder = _open(plan)
     if decoder.metadata.num_frames != plan.num_video_frames:
@@ -62,6 +71,7 @@ def _open(plan: PoolPlan):  # type: ignore[no-untyped-def]
     try:
         return VideoDecoder(
             plan.path,
+            stream_index=plan.source.stream_index,
             seek_mode="exact",
             num_ffmpeg_threads=1,
             dimension_order="NHWC",

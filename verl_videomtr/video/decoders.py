@@ -38,6 +38,7 @@ def decode(
         VideoError: the decoder cannot give exactly these frames.
     """
     plan.require_unchanged()
+    plan.require_whole(rows)
     if decoder == "torchcodec":
         from verl_videomtr.video.decode_torchcodec import decode_torchcodec
 

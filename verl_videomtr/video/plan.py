@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from verl_videomtr.video.errors import UnsupportedVideoError, VideoTimestampError
+from verl_videomtr.video.errors import DamagedVideoError, UnsupportedVideoError, VideoTimestampError
 from verl_videomtr.video.probe import VideoProbe, probe
 from verl_videomtr.video.sizing import grid_size
 
@@ -123,6 +123,16 @@ class PoolPlan:
         if file_stamp(self.path) != self.file_stamp:
             raise VideoTimestampError("changed since it was opened", path=self.path, remedy="open it again")
 
+    def require_whole(self, rows: np.ndarray) -> None:
+        """Raise DamagedVideoError where data are lost that one of the pool frames `rows` may depend on."""
+        broken = rows[~self.source.frame_whole[rows]]
+        if len(broken):
+            raise DamagedVideoError(
+                f"has lost data before the frame at {self.times_seconds[broken[0]]:.2f} s, on which it may depend",
+                path=self.path,
+                remedy="fetch it again or drop it",
+            )
+
 
 def make_plan(path: str | Path, config: PoolConfig, *, tick: Callable[[], None] = lambda: None) -> PoolPlan:
     """Probe `path` and choose its candidate frames.
@@ -135,7 +145,13 @@ def make_plan(path: str | Path, config: PoolConfig, *, tick: Callable[[], None] 
     pts = source.frame_pts[chosen]
     keys = np.unique(np.searchsorted(source.key_pts, pts, side="right") - 1)
     return PoolPlan(
-        source=replace(source, frame_pts=pts, key_pts=source.key_pts[keys], key_dts=source.key_dts[keys]),
+        source=replace(
+            source,
+            frame_pts=pts,
+            frame_whole=source.frame_whole[chosen],
+            key_pts=source.key_pts[keys],
+            key_dts=source.key_dts[keys],
+        ),
         duration_seconds=source.duration_seconds,
         num_video_frames=source.num_frames,
         frame_idx=chosen,

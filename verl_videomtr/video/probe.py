@@ -7,7 +7,7 @@ sparse read needs. Nothing is taken from headers that the packets can contradict
 from __future__ import annotations
 
 import os
-import re
+import zlib
 from array import array
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,25 +15,36 @@ from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
+from av.codec.context import CodecContext
 from av.container import InputContainer
+from av.error import FFmpegError
 from av.packet import Packet
+from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from verl_videomtr.video.container import INDEXED_CONTAINERS, container_name, open_video
+from verl_videomtr.video.container import (
+    INDEXED_CONTAINERS,
+    container_name,
+    made_visible,
+    movie_streams,
+    open_video,
+    starts_clean,
+    stored_packets,
+    video_packets,
+)
+from verl_videomtr.video.edit_list import edits_of, is_followed
 from verl_videomtr.video.errors import (
     DamagedVideoError,
     NoVideoStreamError,
-    UnsupportedVideoError,
     VideoTimestampError,
 )
+from verl_videomtr.video.orientation import Orientation, display_matrix, orientation_of
+from verl_videomtr.video.packet_headers import packet_reader
 from verl_videomtr.video.promised_size import promised_bytes
 
 TRUNCATED_SHARE = 0.98
 """A file holding less than this share of the bytes or frames that it declares is cut short, and refused."""
-
-MAX_BACK_SECONDS = 1.0
-"""Decoding times that fall back by more than this are a second recording, not disorder."""
 
 MAX_TICKS = 2**53
 """Times further apart than this are damage: 104 days in nanoseconds, and the most that a float counts exactly."""
@@ -48,30 +59,40 @@ class VideoProbe:
     path: str
     container: str
     codec: str
+    stream_index: int
+    """Of the video stream among all streams of the file."""
+    has_other_streams: bool
+    """Whether the file holds further video streams, of which a decoder might choose another."""
     width_px: int
     """Stored width, before rotation."""
     height_px: int
     """Stored height, before rotation."""
     sample_aspect: float
     """Width of a stored pixel over its height; 1 for square pixels."""
-    rotation_degrees: int
-    """Counter-clockwise turn that shows the picture upright: 0, 90, 180 or 270."""
+    orientation: Orientation
+    """How the stored picture is turned to be shown upright."""
+    is_turned_by_stream: bool
+    """Whether the video stream says so itself (an SEI message), which not every decoder heeds."""
     time_base: Fraction
     """Seconds of one tick."""
     frame_pts: np.ndarray
     """(N,) int64, strictly rising: the presentation time of every frame that is shown."""
+    frame_whole: np.ndarray
+    """(N,) bool: False where data are lost that the frame may depend on."""
     key_pts: np.ndarray
     """(K,) int64, rising: the presentation times of the frames at which decoding can start."""
     key_dts: np.ndarray
     """(K,) int64: their decoding times, by which a seek finds them; the presentation times where unknown."""
+    key_frames_crc: int
+    """CRC-32 of the positions of all key frames among the frames shown, as int64."""
     last_duration: int
     """Ticks for which the last frame is shown."""
     has_pts: bool
     """False where packets lack presentation times: `frame_pts` then holds decoding times, and order names frames."""
     has_hidden_frames: bool
     """Whether packets exist that are decoded and not shown, as before the start of an edit list."""
-    has_open_groups: bool
-    """Whether H.264 key frames exist behind which frames refer to what was before (open groups, intra refresh)."""
+    has_odd_marks: bool
+    """Whether the container marks H.264 frames that need a memory (open groups, intra refresh), or not the first."""
 
     @property
     def num_frames(self) -> int:
@@ -102,7 +123,7 @@ class VideoProbe:
     def display_size(self) -> tuple[float, float]:
         """(height, width) as shown: square pixels, upright."""
         height, width = float(self.height_px), self.width_px * self.sample_aspect
-        return (width, height) if self.rotation_degrees % 180 else (height, width)
+        return (width, height) if self.orientation.quarter_turns % 2 else (height, width)
 
 
 def probe(path: str | Path, *, tick: Callable[[], None] = lambda: None) -> VideoProbe:
@@ -115,7 +136,9 @@ def probe(path: str | Path, *, tick: Callable[[], None] = lambda: None) -> Video
     """
     with open_video(path) as (container, stream):
         _require_every_byte(path)
-        table = _packet_table(container, stream, tick)
+        _require_plain_edits(container, stream, path)
+        first = _FirstFrame(stream)
+        table = _packet_table(container, stream, first, tick)
         _require_clock(table, path)
         _require_whole(stream, table, container_name(container), path)
         # AVI stores no presentation times; those made up for reordered frames are wrong.
@@ -123,87 +146,106 @@ def probe(path: str | Path, *, tick: Callable[[], None] = lambda: None) -> Video
         has_pts = not made_up and not np.any(table["pts"] == NO_PTS)
         if not has_pts:
             table["pts"] = table["dts"]
-        has_open_groups = _keep_clean_starts(table)
+        first.feed(None)
+        if (frame := first.frame) is None:
+            raise DamagedVideoError("gives no frame that decodes by itself", path=path, remedy="fetch it again")
+        has_odd_marks = _correct_key_frames(table, frame.pts if has_pts else None, path)
+        _mark_losses(table)
         shown, keys, last_duration = _order(table, stream, path)
-        frame = _first_frame(container, stream, path)
         sample_aspect = stream.sample_aspect_ratio
         key_pts, key_dts = table["pts"][keys], table["dts"][keys]
         return VideoProbe(
             path=str(path),
             container=container_name(container),
             codec=stream.codec_context.codec.canonical_name,
+            stream_index=stream.index,
+            has_other_streams=len(movie_streams(container)) > 1,
             width_px=frame.width,
             height_px=frame.height,
             sample_aspect=float(sample_aspect) if sample_aspect else 1.0,
-            rotation_degrees=_rotation(frame, path),
+            orientation=orientation_of(frame, path),
+            is_turned_by_stream=display_matrix(frame) is not None and first.is_turned_by_stream(),
             time_base=Fraction(stream.time_base or 0),
-            frame_pts=shown,
+            frame_pts=shown["pts"],
+            frame_whole=shown["whole"],
             key_pts=key_pts,
             key_dts=np.where(key_dts == NO_PTS, key_pts, key_dts),
+            key_frames_crc=zlib.crc32(np.searchsorted(shown["pts"], key_pts).astype(np.int64).data),
             last_duration=last_duration,
             has_pts=has_pts,
             has_hidden_frames=len(shown) != len(table),
-            has_open_groups=has_open_groups,
+            has_odd_marks=has_odd_marks,
         )
 
 
-_PACKET = np.dtype([("pts", "i8"), ("dts", "i8"), ("duration", "i8"), ("key", "?"), ("clean", "?"), ("shown", "?")])
+_PACKET = np.dtype(
+    [("pts", "i8"), ("dts", "i8"), ("duration", "i8"), ("key", "?"), ("clean", "?"), ("shown", "?"), ("whole", "?")]
+)
 
 
-def _packet_table(container: InputContainer, stream: VideoStream, tick: Callable[[], None]) -> np.ndarray:
+def _packet_table(
+    container: InputContainer, stream: VideoStream, first: _FirstFrame, tick: Callable[[], None]
+) -> np.ndarray:
+    """Read every packet, in decoding order; `whole` is False where data are first missed, and not yet behind it."""
     pts, dts, durations, flags = array("q"), array("q"), array("q"), bytearray()
-    starts_clean = _clean_start_test(stream)
-    for packet in container.demux(stream):
-        if packet.size == 0:
-            continue
+    read, gaps = packet_reader(stream), []
+    for packet in video_packets(container, stream):
+        first.feed(packet)
+        facts = read(packet)
         key = packet.is_keyframe
-        shown = not (packet.is_discard or packet.is_corrupt)
         pts.append(NO_PTS if packet.pts is None else packet.pts)
         dts.append(NO_PTS if packet.dts is None else packet.dts)
         durations.append(packet.duration or 0)
-        flags.append(key | (key and starts_clean(packet)) << 1 | shown << 2)
-        if len(flags) % 512 == 0:
-            tick()
+        if facts.gap is not None:
+            gaps.append(len(flags) - facts.gap)
+        flags.append(key | (key and facts.clean) << 1 | (not packet.is_discard) << 2 | (not packet.is_corrupt) << 3)
+        tick()
     table = np.empty(len(flags), dtype=_PACKET)
     table["pts"], table["dts"], table["duration"] = pts, dts, durations
     bits = np.frombuffer(flags, dtype=np.uint8)
-    for bit, name in enumerate(("key", "clean", "shown")):
+    for bit, name in enumerate(("key", "clean", "shown", "whole")):
         table[name] = bits >> bit & 1
+    table["whole"][gaps] = False
     return table
 
 
-def _clean_start_test(stream: VideoStream) -> Callable[[Packet], bool]:
-    """Return the test for a key packet at which H.264 decoding starts without a memory of earlier frames (IDR)."""
-    context = stream.codec_context
-    if context.codec.canonical_name != "h264":
-        return lambda packet: True
-    header = context.extradata or b""
-    if header[:1] != b"\x01" or len(header) < 5:
-        return lambda packet: _ANNEX_B_IDR.search(bytes(packet)) is not None
-    length_bytes = (header[4] & 3) + 1
+def _correct_key_frames(table: np.ndarray, first_pts: int | None, path: str | Path) -> bool:
+    """Mark as key frames those at which decoding can start clean, the first of them the first that was decoded.
 
-    def has_idr(packet: Packet) -> bool:
-        data, position = bytes(packet), 0
-        while position + length_bytes < len(data):
-            if data[position + length_bytes] & 31 == _H264_IDR:
-                return True
-            position += length_bytes + int.from_bytes(data[position : position + length_bytes], "big")
-        return False
-
-    return has_idr
-
-
-_H264_IDR = 5
-_ANNEX_B_IDR = re.compile(rb"\x00\x00\x01[\x25\x45\x65]")
-
-
-def _keep_clean_starts(table: np.ndarray) -> bool:
-    """Unmark key frames that need a memory, if the stream starts with one that does not; say whether any exist."""
+    Returns:
+        Whether key frames were marked that need a memory of earlier frames, or the first was not marked.
+    """
+    is_first_unmarked = False
+    if first_pts is not None:
+        rows = np.flatnonzero(table["pts"] == first_pts)
+        if not len(rows):
+            raise VideoTimestampError(
+                f"has a first frame at pts {first_pts}, a time that no packet has", path=path, remedy="re-encode it"
+            )
+        is_first_unmarked = not table["key"][rows[0]]
+        table["key"][: rows[0]] = False
+        table["key"][rows[0]] = table["clean"][rows[0]] = True
     keys = np.flatnonzero(table["key"])
-    unclean = not table["clean"][keys].all()
+    unclean = bool(len(keys)) and not table["clean"][keys].all()
     if unclean and table["clean"][keys[0]]:
-        table["key"] = table["clean"]
-    return unclean
+        table["key"] &= table["clean"]
+    return unclean or is_first_unmarked
+
+
+def _mark_losses(table: np.ndarray) -> None:
+    """Unmark as whole the frames behind lost data, up to the next key frame and the frames shown before that."""
+    end = 0
+    for row in np.flatnonzero(~table["whole"]):
+        if row < end:
+            continue
+        later_keys = np.flatnonzero(table["key"][row + 1 :] & table["whole"][row + 1 :])
+        end = row + 1 + later_keys[0] if len(later_keys) else len(table)
+        table["whole"][row:end] = False
+        if end < len(table):
+            behind = table[end:]
+            next_key = np.flatnonzero(behind["key"][1:])
+            group = behind[: next_key[0] + 1] if len(next_key) else behind
+            group["whole"] &= group["pts"] >= group["pts"][0]
 
 
 def _require_every_byte(path: str | Path) -> None:
@@ -213,6 +255,15 @@ def _require_every_byte(path: str | Path) -> None:
             f"is cut short: {there:,} of the {promised:,} bytes that it declares are there",
             path=path,
             remedy="fetch it again",
+        )
+
+
+def _require_plain_edits(container: InputContainer, stream: VideoStream, path: str | Path) -> None:
+    if container_name(container) == "mov" and not is_followed(edits := edits_of(path, stream.id)):
+        raise VideoTimestampError(
+            f"has an edit list of {len(edits)} parts or of another speed; expected at most a pause and one plain part",
+            path=path,
+            remedy="re-encode it with the program that edited it",
         )
 
 
@@ -230,6 +281,8 @@ def _require_whole(stream: VideoStream, table: np.ndarray, container: str, path:
         raise NoVideoStreamError("has a video stream without a single frame", path=path)
     # AVI counts the empty slots that mark repeated frames; its packets' times are their slots.
     held = int(table["dts"].max()) + 1 if container == "avi" else len(table)
+    if held < TRUNCATED_SHARE * stream.frames and container == "mov":
+        held = stored_packets(path, stream.index)
     if held < TRUNCATED_SHARE * stream.frames:
         raise DamagedVideoError(
             f"is cut short: {held} of the {stream.frames} frames in its index can be read",
@@ -237,12 +290,12 @@ def _require_whole(stream: VideoStream, table: np.ndarray, container: str, path:
             remedy="fetch it again",
         )
     known = table["dts"][table["dts"] != NO_PTS]
-    if stream.time_base and len(known) and np.diff(known).min(initial=0) * stream.time_base < -MAX_BACK_SECONDS:
+    if np.diff(known).min(initial=0) < 0:
         raise VideoTimestampError("has times that start again midway", path=path, remedy="re-encode it to MP4")
 
 
 def _order(table: np.ndarray, stream: VideoStream, path: str | Path) -> tuple[np.ndarray, np.ndarray, int]:
-    """Return the shown frames' times in presentation order, the rows of key frames by time, the last duration."""
+    """Return the shown frames in presentation order, the rows of key frames by time, and the last duration."""
     keys = np.flatnonzero(table["key"] & (table["pts"] != NO_PTS))
     if not len(keys):
         raise DamagedVideoError("has no key frame, so that nothing can be decoded", path=path)
@@ -254,23 +307,55 @@ def _order(table: np.ndarray, stream: VideoStream, path: str | Path) -> tuple[np
         )
     if not len(shown):
         raise NoVideoStreamError("has no frame that is shown", path=path)
-    pts, first = np.unique(shown["pts"], return_index=True)
-    last_duration = int(shown["duration"][first[-1]])
+    shown = shown[np.argsort(shown["pts"], kind="stable")]
+    times = np.count_nonzero(np.diff(shown["pts"])) + 1
+    if times < len(shown):
+        raise VideoTimestampError(
+            f"shows {len(shown)} frames at {times} different times", path=path, remedy="re-encode it to MP4"
+        )
+    last_duration = int(shown["duration"][-1])
     if not 0 < last_duration < MAX_TICKS:
-        typical = np.median(np.diff(pts)) if len(pts) > 1 else 1 / (stream.average_rate or 25) / stream.time_base
+        typical = np.median(np.diff(shown["pts"])) if times > 1 else 1 / (stream.average_rate or 25) / stream.time_base
         last_duration = max(1, round(float(typical)))
-    return pts, keys[np.argsort(table["pts"][keys], kind="stable")], last_duration
+    return shown, keys[np.argsort(table["pts"][keys], kind="stable")], last_duration
 
 
-def _first_frame(container: InputContainer, stream: VideoStream, path: str | Path) -> VideoFrame:
-    container.seek(0, backward=True)
-    for frame in container.decode(stream):
-        return frame
-    raise DamagedVideoError("gives no frame when decoded", path=path, remedy="fetch it again")
+class _FirstFrame:
+    """Decodes packets, from the first on, until a frame comes out that needs no other, whatever the container marks.
 
+    Before the first packet that is marked as a key frame, what does not decode is passed over.
+    """
 
-def _rotation(frame: VideoFrame, path: str | Path) -> int:
-    degrees = round(frame.rotation) % 360
-    if degrees % 90:
-        raise UnsupportedVideoError(f"is rotated by {degrees} degrees; expected a multiple of 90", path=path)
-    return degrees
+    def __init__(self, stream: VideoStream) -> None:
+        self.frame: VideoFrame | None = None
+        self._stream = stream
+        self._was_marked = False
+        self._packets: list[Packet] = []
+
+    def feed(self, packet: Packet | None) -> None:
+        """Decode a packet, or with None what the decoder still holds, unless the frame is there."""
+        if self.frame is not None:
+            return
+        context = self._stream.codec_context
+        if packet is not None:
+            packet = made_visible(packet)
+            self._was_marked |= packet.is_keyframe
+            self._packets.append(packet)
+        try:
+            frames = context.decode(packet)
+        except FFmpegError:
+            if self._was_marked:
+                raise
+            context.flush_buffers()
+            self._packets.clear()
+            return
+        self.frame = next((frame for frame in frames if starts_clean(frame, self._stream)), None)
+
+    def is_turned_by_stream(self) -> bool:
+        """Whether the frame has a display matrix where only the stream can give one, and not the container."""
+        context = self._stream.codec_context
+        alone = CodecContext.create(context.codec.name, "r")
+        assert isinstance(alone, VideoCodecContext)
+        alone.extradata = context.extradata
+        frames = [frame for packet in (*self._packets, None) for frame in alone.decode(packet)]
+        return any(display_matrix(frame) is not None for frame in frames)
