@@ -7,7 +7,6 @@ about the file, and the command stops: a row that is dropped for that is lost wi
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -150,7 +149,6 @@ def length_problem(sample: Sample, seconds: float | None) -> Dropped | None:
 def _probe(video: str, root: Path | None, workers: DecodeWorkers, num_frames: int | None) -> Probed:
     from verl_videomtr.video.errors import VideoError
     from verl_videomtr.video.plan import PoolConfig
-    from verl_videomtr.video.pool import open_pool
 
     try:
         path = resolve_video(video, root)
@@ -164,8 +162,7 @@ def _probe(video: str, root: Path | None, workers: DecodeWorkers, num_frames: in
         return Probed(problem=_problem("video does not open", error))
     if num_frames is not None:
         try:
-            pool = open_pool(path, PoolConfig(num_frames=num_frames), workers=workers)
-            pool.read(range(pool.num_frames))
+            workers.check(path, PoolConfig(num_frames=num_frames))
         except VideoError as error:
             return Probed(problem=_problem("frames of the video cannot be read", error))
     return Probed(duration_seconds=plan.duration_seconds)
@@ -173,9 +170,8 @@ def _probe(video: str, root: Path | None, workers: DecodeWorkers, num_frames: in
 
 def _problem(reason: str, error: VideoError) -> Dropped:
     """Return the file's problem, unless the failure may be the machine's."""
-    from verl_videomtr.video.errors import DecoderUnavailableError, VideoTimeoutError
+    from verl_videomtr.video.errors import DecoderUnavailableError, MachineFaultError, VideoTimeoutError
 
-    killed = f"exit code {-signal.SIGKILL.value}" in error.reason
-    if killed or isinstance(error, (DecoderUnavailableError, VideoTimeoutError)):
+    if isinstance(error, (DecoderUnavailableError, MachineFaultError, VideoTimeoutError)):
         raise MachineFault(str(error)) from error
     return Dropped(reason, str(error))

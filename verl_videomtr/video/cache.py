@@ -27,6 +27,7 @@ from pathlib import Path
 import numpy as np
 
 from verl_videomtr.video.cache_entry import CODECS, FORMS, CacheDamage, CacheEntry, EntryHeader
+from verl_videomtr.video.content_hash import content_hash
 from verl_videomtr.video.errors import VideoTimestampError
 from verl_videomtr.video.plan import FileStamp, PoolConfig, PoolPlan, file_stamp
 
@@ -40,7 +41,6 @@ _SCAN_SECONDS = 20.0
 _LOCK_SECONDS = 120.0
 _LOCK_POLL_SECONDS = 0.02
 _WARN_SECONDS = 60.0
-_HASH_BLOCK = 1 << 20
 _HASH_TRIES = 3
 
 
@@ -92,9 +92,11 @@ class PoolCache:
         }
         return hashlib.blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=20).hexdigest()
 
-    def content(self, path: str | Path) -> tuple[str, FileStamp]:
+    def content(self, path: str | Path, hash_file: Callable[[str | Path], str] | None = None) -> tuple[str, FileStamp]:
         """Hash the whole file, or recall the hash of the same path, size and times.
 
+        Args:
+            hash_file: what reads the file, and gives up on storage that hangs; None reads it here.
         Returns:
             The hash, and the stamp of the file that has it.
         Raises:
@@ -109,7 +111,7 @@ class PoolCache:
             stamp = file_stamp(path)
             if (known := _recall(memo, stamp)) is not None:
                 return known, stamp
-            digest = _hash_file(path)
+            digest = (hash_file or content_hash)(path)
             if file_stamp(path) == stamp:
                 self._remember(memo, stamp, digest)
                 return digest, stamp
@@ -359,14 +361,6 @@ def _recall(memo: Path, stamp: FileStamp) -> str | None:
 def _lasting(stamp: FileStamp) -> list[int]:
     # Without the inode, which some network file systems number anew on every machine.
     return [stamp.num_bytes, stamp.modified_ns, stamp.changed_ns]
-
-
-def _hash_file(path: str | Path) -> str:
-    digest = hashlib.blake2b(digest_size=20)
-    with open(path, "rb", buffering=0) as file:
-        while block := file.read(_HASH_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _unlink(path: Path, inode: int) -> bool:

@@ -2,33 +2,39 @@
 
 A decoder that hangs, crashes or leaks takes its child with it and nothing else; the common case pays a round trip
 instead of a process start. The children are fresh programs, never forks, so threads and locks of the parent cannot
-follow them.
+follow them. What may be the machine's fault is tried once more, in a fresh child, before it is called anybody's.
 """
 
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
+import select
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 
 import verl_videomtr
 from verl_videomtr.video.decode_worker import receive_into, receive_message, send_message
-from verl_videomtr.video.errors import DamagedVideoError, VideoTimeoutError
+from verl_videomtr.video.errors import DamagedVideoError, MachineFaultError, VideoError, VideoTimeoutError
+from verl_videomtr.video.forks import begin_anew_after_fork
 from verl_videomtr.video.plan import PoolConfig, PoolPlan
 
 _GRACE_SECONDS = 5.0
 _STARTUP_SECONDS = 60.0
+_LOOK_SECONDS = 0.5
+"""How often a child that says nothing is looked at."""
 _REQUESTS_PER_CHILD = 512
 """A child is replaced after this many requests, which bounds what a leaking decoder can gather."""
 
@@ -40,18 +46,23 @@ class WorkerConfig:
     num_processes: int = 2
     """Most children of this process."""
     stall_seconds: float = 8.0
-    """Longest time without any progress before a file is given up; an import or a single frame must fit."""
+    """Longest time without progress, which is a byte read or a packet decoded; a single frame must fit."""
     deadline_seconds: float = 600.0
     """Longest time for one request, however busy."""
+    memory_gib: float = 2.0
+    """Most memory that a child may take for one request, beside the frames asked for."""
 
     def __post_init__(self) -> None:
-        for name in ("num_processes", "stall_seconds", "deadline_seconds"):
+        for name in ("num_processes", "stall_seconds", "deadline_seconds", "memory_gib"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"videomtr.video.workers.{name}={getattr(self, name)}; expected a positive number")
 
 
 class DecodeWorkers:
-    """Children that plan pools and decode frames. Safe to call from several threads; each call has a child alone."""
+    """Children that plan pools and decode frames. Safe to call from several threads; each call has a child alone.
+
+    After a fork, parent and child have children of their own.
+    """
 
     def __init__(self, config: WorkerConfig | None = None) -> None:
         self._config = config or WorkerConfig()
@@ -59,28 +70,47 @@ class DecodeWorkers:
         self._free = threading.Semaphore(self._config.num_processes)
         self._lock = threading.Lock()
         self._closed = False
+        begin_anew_after_fork(self)
 
     def plan(self, path: str | Path, config: PoolConfig) -> PoolPlan:
         """Probe `path` in a child and choose its candidate frames.
 
         Raises:
-            VideoError: see `make_plan`; also VideoTimeoutError.
+            VideoError: see `make_plan`; also VideoTimeoutError and MachineFaultError.
         """
-        return self._call("plan", (str(path), config), path, lambda _, result: result)
+        result: PoolPlan = self._call(_Request("plan", (str(path), config), path))
+        return result
 
     def decode(self, plan: PoolPlan, rows: np.ndarray, decoder: str) -> tuple[np.ndarray, str]:
         """Decode the pool frames `rows` (rising) in a child: ((n, H, W, 3) uint8, name of the decoder that did it).
 
         Raises:
-            VideoError: see `decoders.decode`; also VideoTimeoutError.
+            VideoError: see `decoders.decode`; also VideoTimeoutError and MachineFaultError.
         """
+        request = _Request("decode", (plan, rows, decoder), plan.path, torchcodec=decoder == "torchcodec")
+        result: tuple[np.ndarray, str] = self._call(request)
+        return result
 
-        def receive(child: _Child, result: tuple[tuple[int, ...], str]) -> tuple[np.ndarray, str]:
-            frames = np.empty(result[0], dtype=np.uint8)
-            receive_into(child.sock, frames.data.cast("B"))
-            return frames, result[1]
+    def check(self, path: str | Path, config: PoolConfig) -> PoolPlan:
+        """Decode every frame that the pool of `path` would hold, in a child that keeps none, and return its plan.
 
-        return self._call("decode", (plan, rows, decoder), plan.path, receive, torchcodec=decoder == "torchcodec")
+        What passes can be read in training; opening alone shows no damage behind the first frame.
+
+        Raises:
+            VideoError: as `plan` and `decode`.
+        """
+        request = _Request("check", (str(path), config), path, torchcodec=config.decoder == "torchcodec")
+        result: PoolPlan = self._call(request)
+        return result
+
+    def hash_file(self, path: str | Path) -> str:
+        """Hash the bytes of `path` in a child, so that storage which hangs holds up no thread of this process.
+
+        Raises:
+            OSError: it cannot be read.
+            VideoError: MachineFaultError or VideoTimeoutError.
+        """
+        return str(self._call(_Request("hash", (str(path),), path)))
 
     def close(self) -> None:
         """End the idle children; a busy one ends with its request."""
@@ -90,71 +120,47 @@ class DecodeWorkers:
         for child in idle:
             child.close()
 
-    def _call(
-        self,
-        operation: str,
-        arguments: tuple[Any, ...],
-        path: str | Path,
-        receive: Callable[[_Child, Any], Any],
-        *,
-        torchcodec: bool = False,
-    ) -> Any:
+    def begin_after_fork(self) -> None:
+        """Leave the children to the process that started them."""
+        for child in self._idle:
+            child.disown()
+        self._idle = []
+        self._free = threading.Semaphore(self._config.num_processes)
+        self._lock = threading.Lock()
+
+    def _call(self, request: _Request) -> Any:
         with self._free:
-            child = self._take(torchcodec)
-            healthy = False
             try:
-                result = self._converse(child, operation, arguments, path, receive)
-                healthy = True
-                return result
-            except _FileError as error:
-                healthy = True
-                raise error.cause from None
-            finally:
-                self._give_back(child, healthy)
+                return self._call_once(request)
+            except _MayBeMachineError:
+                pass
+            try:
+                return self._call_once(request, fresh=True)
+            except _MayBeMachineError as error:
+                raise error.verdict from error.__cause__
 
-    def _converse(
-        self,
-        child: _Child,
-        operation: str,
-        arguments: tuple[Any, ...],
-        path: str | Path,
-        receive: Callable[[_Child, Any], Any],
-    ) -> Any:
-        config = self._config
-        patience = config.stall_seconds if child.requests else _STARTUP_SECONDS
-        ends = time.monotonic() + config.deadline_seconds + (0 if child.requests else _STARTUP_SECONDS)
-        child.requests += 1
+    def _call_once(self, request: _Request, *, fresh: bool = False) -> Any:
+        child = self._take(request.torchcodec, fresh)
+        healthy = False
         try:
-            child.sock.settimeout(_GRACE_SECONDS)
-            send_message(child.sock, (operation, arguments))
-            while True:
-                child.sock.settimeout(max(0.001, min(patience, ends - time.monotonic())))
-                kind, result = receive_message(child.sock)
-                patience = config.stall_seconds
-                if kind == "error":
-                    raise _FileError(result)
-                if kind != "tick":
-                    return receive(child, result)
-        except TimeoutError as error:
-            child.kill()
-            raise VideoTimeoutError(
-                f"held up its decoder: no progress for {patience:.0f} s, or {config.deadline_seconds:.0f} s in all",
-                path=path,
-                remedy="drop it or re-encode it",
-            ) from error
-        except (EOFError, ConnectionError) as error:
-            code = child.kill()
-            raise DamagedVideoError(f"ended its decoding process (exit code {code})", path=path) from error
+            result = child.ask(request, self._config)
+            healthy = True
+            return result
+        except _FileError as error:
+            healthy = True
+            raise error.cause from None
+        finally:
+            self._give_back(child, healthy)
 
-    def _take(self, torchcodec: bool) -> _Child:
+    def _take(self, torchcodec: bool, fresh: bool) -> _Child:
         with self._lock:
             for position in range(len(self._idle) - 1, -1, -1):
-                if self._idle[position].torchcodec == torchcodec:
+                if self._idle[position].torchcodec == torchcodec and not fresh:
                     return self._idle.pop(position)
             surplus = self._idle.pop(0) if len(self._idle) >= self._config.num_processes else None
         if surplus is not None:
             surplus.close()
-        return _Child(self._config.deadline_seconds + _GRACE_SECONDS, torchcodec=torchcodec)
+        return _Child(self._config, torchcodec=torchcodec)
 
     def _give_back(self, child: _Child, healthy: bool) -> None:
         with self._lock:
@@ -165,6 +171,14 @@ class DecodeWorkers:
             child.close()
 
 
+@dataclass(frozen=True)
+class _Request:
+    operation: str
+    arguments: tuple[Any, ...]
+    path: str | Path
+    torchcodec: bool = False
+
+
 class _FileError(Exception):
     """An error that the child reported about the file: the child itself is well."""
 
@@ -173,38 +187,171 @@ class _FileError(Exception):
         self.cause = cause
 
 
+class _MayBeMachineError(Exception):
+    """A failure that a fresh child may not meet again; `verdict` is what to say where it does."""
+
+    def __init__(self, verdict: VideoError) -> None:
+        super().__init__(str(verdict))
+        self.verdict = verdict
+
+
 class _Child:
     """One decoding process and the socket to it."""
 
-    def __init__(self, alarm_seconds: float, *, torchcodec: bool) -> None:
+    def __init__(self, config: WorkerConfig, *, torchcodec: bool) -> None:
         self.torchcodec = torchcodec
         self.requests = 0
-        self.sock, theirs = socket.socketpair()
-        command = [sys.executable, "-m", "verl_videomtr.video.decode_worker"]
-        preload = ["torchcodec.decoders"] if torchcodec else []
+        self._is_ready = False
+        self._sock, theirs = socket.socketpair()
+        command = [sys.executable, "-m", "verl_videomtr.video.decode_worker", str(theirs.fileno())]
+        command += [str(config.deadline_seconds + _GRACE_SECONDS), str(int(config.memory_gib * 2**30))]
         with theirs:
             self._process = subprocess.Popen(
-                [*command, str(theirs.fileno()), str(alarm_seconds), *preload],
+                [*command, *(["torchcodec.decoders"] if torchcodec else [])],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 env=worker_environment(torchcodec),
             )
+        self._watch = _Watch(self._process.pid)
 
-    def kill(self) -> int:
-        """End the process now and return its exit code."""
+    def ask(self, request: _Request, config: WorkerConfig) -> Any:
+        """Send a request and return its answer.
+
+        Raises:
+            _FileError: what the child found wrong; it is well.
+            _MayBeMachineError: it died, or waited in vain; it is ended.
+            VideoTimeoutError: the file kept it busy; it is ended.
+        """
+        try:
+            if not self._is_ready:
+                self._receive(_STARTUP_SECONDS, time.monotonic() + _STARTUP_SECONDS)
+                self._is_ready = True
+            self.requests += 1
+            self._sock.settimeout(_GRACE_SECONDS)
+            send_message(self._sock, (self.requests, request.operation, request.arguments))
+            ends = time.monotonic() + config.deadline_seconds
+            while (message := self._receive(config.stall_seconds, ends))[1] == "tick":
+                pass
+            number, kind, result = message
+            if number != self.requests:
+                raise EOFError("the answer is to another request")
+            if kind == "error":
+                raise _FileError(result)
+            return result if request.operation != "decode" else self._frames(*result)
+        except TimeoutError as error:
+            raise self._too_slow(request, config) from error
+        except (EOFError, ConnectionError) as error:
+            self.close()
+            raise _MayBeMachineError(_death(self._process.returncode, request.path)) from error
+
+    def _receive(self, patience_seconds: float, ends: float) -> Any:
+        """Return the next message; TimeoutError where the child makes no progress for so long, or `ends` passes."""
+        self._watch.begin()
+        while not select.select([self._sock], [], [], _LOOK_SECONDS if patience_seconds > 1 else 0.05)[0]:
+            self._watch.look()
+            if time.monotonic() > ends or self._watch.idle_seconds() > patience_seconds:
+                raise TimeoutError
+        self._sock.settimeout(patience_seconds)
+        return receive_message(self._sock)
+
+    def _frames(self, shape: tuple[int, ...], decoder: str) -> tuple[np.ndarray, str]:
+        frames = np.empty(shape, dtype=np.uint8)
+        receive_into(self._sock, frames.data.cast("B"))
+        return frames, decoder
+
+    def _too_slow(self, request: _Request, config: WorkerConfig) -> Exception:
+        idle, was_busy = self._watch.idle_seconds(), self._watch.was_busy()
+        self.kill()
+        if not self._is_ready:
+            verdict = f"was not looked at: its decoding process did not start within {_STARTUP_SECONDS:.0f} s"
+            remedy = "check the load, the memory and the storage of this machine"
+            return _MayBeMachineError(MachineFaultError(verdict, path=request.path, remedy=remedy))
+        if idle <= config.stall_seconds:
+            return VideoTimeoutError(
+                f"took longer than {config.deadline_seconds:.0f} s in all",
+                path=request.path,
+                remedy="raise videomtr.video.workers.deadline_seconds, fetch it to faster storage, or drop it",
+            )
+        if was_busy:
+            return VideoTimeoutError(
+                f"kept its decoder busy without any progress for {config.stall_seconds:.0f} s",
+                path=request.path,
+                remedy="drop it or re-encode it",
+            )
+        verdict = f"gave its decoder nothing to do for {config.stall_seconds:.0f} s, twice"
+        remedy = "check the storage and the load of this machine; drop it if no other video does so"
+        return _MayBeMachineError(MachineFaultError(verdict, path=request.path, remedy=remedy))
+
+    def kill(self) -> None:
+        """End the process now; where it waits for storage the kernel lets it go later."""
         self._process.kill()
-        self.sock.close()
-        return self._process.wait()
+        self._sock.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout=_GRACE_SECONDS)
 
     def close(self) -> None:
         """Let the process end by itself, and see to it that it does."""
-        self.sock.close()
+        self._sock.close()
         try:
             self._process.wait(timeout=_GRACE_SECONDS)
         except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+            self.kill()
+
+    def disown(self) -> None:
+        """Leave the process to the one that started it."""
+        self._sock.close()
+        self._process.returncode = 0  # Not ours to wait for.
+
+
+class _Watch:
+    """Sees from outside whether a process gets on: by the bytes that it reads, and whether it computes or waits."""
+
+    def __init__(self, pid: int) -> None:
+        self._process = psutil.Process(pid)
+        self.begin()
+
+    def begin(self) -> None:
+        """Take now for the last time that it got on."""
+        self._since, self._bytes, self._looks, self._busy_looks = time.monotonic(), self._bytes_read(), 0, 0
+
+    def look(self) -> None:
+        """Begin anew if it read bytes meanwhile."""
+        if self._bytes_read() != self._bytes:
+            self.begin()
+        self._looks += 1
+        self._busy_looks += self._computes()
+
+    def idle_seconds(self) -> float:
+        """Time since it got on."""
+        return time.monotonic() - self._since
+
+    def was_busy(self) -> bool:
+        """Whether it mostly computed, rather than waited, while it did not get on."""
+        return 2 * self._busy_looks > self._looks
+
+    def _bytes_read(self) -> int:
+        try:
+            return int(self._process.io_counters().read_chars)
+        except (psutil.Error, AttributeError, OSError):  # Not every system tells.
+            return 0
+
+    def _computes(self) -> bool:
+        try:
+            return bool(self._process.status() == psutil.STATUS_RUNNING)
+        except (psutil.Error, OSError):
+            return False
+
+
+def _death(code: int | None, path: str | Path) -> VideoError:
+    if code == -signal.SIGKILL:
+        return MachineFaultError(
+            "was not decoded: its decoding process was killed twice (signal 9), as happens where memory runs out",
+            path=path,
+            remedy="free memory, or lower videomtr.video.workers.num_processes or memory_gib",
+        )
+    what = f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
+    return DamagedVideoError(f"ended its decoding process twice ({what})", path=path, remedy="drop it or re-encode it")
 
 
 def shared_workers() -> DecodeWorkers:
@@ -221,12 +368,12 @@ _shared: DecodeWorkers | None = None
 _shared_lock = threading.Lock()
 
 
-def _forget_after_fork() -> None:
-    global _shared, _shared_lock, _ffmpeg_links
-    _shared, _shared_lock = None, threading.Lock()
+def _renew_shared_lock() -> None:
+    global _shared_lock
+    _shared_lock = threading.Lock()
 
 
-os.register_at_fork(after_in_child=_forget_after_fork)
+os.register_at_fork(after_in_child=_renew_shared_lock)
 
 
 def worker_environment(torchcodec: bool) -> dict[str, str]:

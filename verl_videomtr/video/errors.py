@@ -47,7 +47,14 @@ class VideoTimestampError(VideoError):
 
 
 class VideoTimeoutError(VideoError):
-    """Decoding made no progress, or ran past its deadline; the decoding process was ended."""
+    """The file kept its decoder busy without progress, or past the deadline; the decoding process was ended."""
+
+
+class MachineFaultError(VideoError):
+    """The machine failed, twice, and perhaps not the file: a decoding process was killed, or got no data to work on.
+
+    A reason to look at memory and storage, and not to drop the video.
+    """
 
 
 class DecoderUnavailableError(VideoError):
@@ -64,6 +71,7 @@ ERRORS: dict[str, type[VideoError]] = {
         DamagedVideoError,
         VideoTimestampError,
         VideoTimeoutError,
+        MachineFaultError,
         DecoderUnavailableError,
     )
 }

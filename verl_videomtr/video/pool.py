@@ -18,6 +18,7 @@ from verl_videomtr.video.cache import PoolCache
 from verl_videomtr.video.cache_entry import EntryHeader
 from verl_videomtr.video.decode_workers import DecodeWorkers, shared_workers
 from verl_videomtr.video.errors import VideoError, VideoNotFoundError, VideoTimestampError
+from verl_videomtr.video.forks import begin_anew_after_fork
 from verl_videomtr.video.plan import FileStamp, PoolConfig, PoolPlan, file_stamp
 
 __all__ = ["FramePool", "PoolConfig", "open_pool"]
@@ -57,7 +58,8 @@ class FramePool:
         self._plan = plan
         self._kept = kept
         self._decoder = config.decoder
-        self._lock = threading.Lock()
+        self.begin_after_fork()
+        begin_anew_after_fork(self)
         if kept is not None:
             header = kept.header
             self.times_seconds = np.array(header.times_seconds)
@@ -72,6 +74,10 @@ class FramePool:
             self.duration_seconds = plan.duration_seconds
             self.height_px, self.width_px = plan.size
             self.decoder = _family(config.decoder)
+
+    def begin_after_fork(self) -> None:
+        """Let go of a lock that a thread may have held which the fork does not have."""
+        self._lock = threading.Lock()
 
     @property
     def num_frames(self) -> int:
@@ -166,7 +172,7 @@ class FramePool:
         if self._kept is None:
             raise changed
         try:
-            content, stamp = self._kept.cache.content(self.path)
+            content, stamp = self._kept.cache.content(self.path, self._workers.hash_file)
         except OSError as error:
             raise VideoNotFoundError(f"cannot be read ({error})", path=self.path) from error
         if content != self._kept.content:
@@ -193,7 +199,7 @@ def open_pool(
     if cache is not None:
         for _ in range(_TRIES):
             try:
-                content, stamp = cache.content(path)
+                content, stamp = cache.content(path, workers.hash_file)
             except OSError:
                 break  # The file cannot be read; the probe says what is wrong with it.
             key = cache.key_of(content, config)

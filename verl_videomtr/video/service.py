@@ -23,6 +23,7 @@ import numpy as np
 from verl_videomtr.video.cache import PoolCache
 from verl_videomtr.video.decode_workers import DecodeWorkers, WorkerConfig
 from verl_videomtr.video.errors import VideoError
+from verl_videomtr.video.forks import begin_anew_after_fork
 from verl_videomtr.video.pool import FramePool, PoolConfig, open_pool
 
 _Result = TypeVar("_Result")
@@ -58,13 +59,19 @@ class FrameService:
         self._workers = DecodeWorkers(workers)
         self._max_open_pools = max_open_pools
         self._pools: OrderedDict[str, FramePool] = OrderedDict()
+        self._num_decode_threads = workers.num_processes
+        self._counts: Counter[str] = Counter()
+        self._seconds: dict[str, float] = {"decode_seconds": 0.0, "decode_wait_seconds": 0.0}
+        self.begin_after_fork()
+        begin_anew_after_fork(self)
+
+    def begin_after_fork(self) -> None:
+        """Start threads of its own, and leave what was under way to the process and the loop that began it."""
         self._openings: dict[str, asyncio.Task[FramePool]] = {}
         self._filling: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._prefetches: set[asyncio.Task[None]] = set()
-        self._decode_threads = ThreadPoolExecutor(workers.num_processes, thread_name_prefix="videomtr-decode")
+        self._decode_threads = ThreadPoolExecutor(self._num_decode_threads, thread_name_prefix="videomtr-decode")
         self._cache_threads = ThreadPoolExecutor(_CACHE_THREADS, thread_name_prefix="videomtr-cache")
-        self._counts: Counter[str] = Counter()
-        self._seconds: dict[str, float] = {"decode_seconds": 0.0, "decode_wait_seconds": 0.0}
         self._seconds_lock = threading.Lock()
 
     async def pool(self, path: str | Path) -> FramePool:
