@@ -16,7 +16,7 @@ from typing import Any
 from data_prep import command
 from data_prep.annotations import AnnotationError, read_records, require_columns
 from data_prep.choices import check_distinct, letter_of_either, list_of, read_options
-from data_prep.drops import DropList, Dropped, collect, own_ids, seconds_of, text_of
+from data_prep.drops import DropList, Dropped, collect, own_ids, plain_text, seconds_of, text_of
 from data_prep.relevance import Segments
 from data_prep.videos import Probed, probe_videos
 from verl_videomtr.answers import QUESTION_TYPES
@@ -48,9 +48,10 @@ def convert(
     ids = {id(record): f"{name}/{own_id}" for record, own_id in numbered}
 
     def make(record: Mapping[str, Any]) -> Sample:
-        if not text_of(record["video"]):
+        name_of_video = plain_text(record["video"], what="video")
+        if not name_of_video:
             raise Dropped("no video named")
-        video = command.video_path(prefix, text_of(record["video"]))
+        video = command.video_path(prefix, name_of_video)
         options = read_options(record.get("options"))
         segments = _segments(record.get("segments"))
         question_type, answer = _answer(record, options)
@@ -62,7 +63,7 @@ def convert(
             split=split,
             video=video,
             duration_seconds=_duration(record, video=video, segments=segments, probed=probed),
-            question=text_of(record["question"]),
+            question=plain_text(record["question"], what="question"),
             options=options,
             answer=answer,
             question_type=question_type,  # type: ignore[arg-type]
@@ -82,7 +83,7 @@ def _answer(record: Mapping[str, Any], options: tuple[str, ...]) -> tuple[str, s
         check_distinct(options)
         as_given = [text_of(option) for option in list_of(record.get("options"), what="options")]
         return given or "multiple_choice", letter_of_either(record["answer"], options, as_given=as_given)
-    answer = text_of(record["answer"])
+    answer = plain_text(record["answer"], what="answer")
     if not answer:
         raise Dropped("no answer")
     # Whatever is made of digits, signs, points and commas is meant as a number, and an error where it is none ("1,5").

@@ -111,6 +111,17 @@ def seconds_of(value: Any) -> float | None:
     return seconds if 0.0 < seconds < math.inf else None
 
 
+def plain_text(value: Any, *, what: str) -> str:
+    """Return `text_of` a value that is meant as a text.
+
+    Raises:
+        Dropped: it is a list or an object, whose spelling is no text.
+    """
+    if isinstance(value, (list, tuple, dict)):
+        raise Dropped(f"{what} is not a text", repr(value)[:200])
+    return text_of(value)
+
+
 def text_of(value: Any) -> str:
     """Return an annotation's value as stripped text; numbers lose a trailing `.0`, missing values become ''."""
     if value is None or value != value:

@@ -22,7 +22,7 @@ from data_prep.annotations import AnnotationError, read_records, require_columns
 from data_prep.drops import DropList, Dropped, seconds_of, text_of
 from data_prep.nextgqa import add_filter_arguments
 from data_prep.relevance import RelevanceFilter, Segments, clip_segments
-from data_prep.rewriting import read_rewrite, request_body, request_key
+from data_prep.rewriting import Choice, read_rewrite, request_body, request_key
 from data_prep.videos import probe_videos, require_root
 from verl_videomtr.sample import Sample, SampleError
 from verl_videomtr.serving.batch import ask_all
@@ -73,9 +73,14 @@ def read_queries(path: Path, *, relevance: RelevanceFilter, prefix: str, drops: 
             if qid in seen:
                 raise Dropped("qid occurs twice")
             seen.add(qid)
-            queries.append(_query(record, relevance=relevance, prefix=prefix))
+            query = _query(record, relevance=relevance, prefix=prefix)
+            # What the query brings along must fit a row, before a question is paid for.
+            _row(query, Choice(question=query.text, options=("a", "b"), answer="A"), model="-", annotation_file="-")
+            queries.append(query)
         except Dropped as dropped:
             drops.add(f"{SOURCE}/{text_of(record['qid'])}", dropped)
+        except SampleError as error:
+            drops.add(f"{SOURCE}/{text_of(record['qid'])}", Dropped("breaks the row schema", str(error)))
     return queries, len(records)
 
 
@@ -85,7 +90,10 @@ def make_sample(query: Query, *, content: str, model: str, seed: int, annotation
     Raises:
         Dropped: the model found it unsuitable, or the answer breaks a rule.
     """
-    choice = read_rewrite(content, seed=f"{seed}/{query.qid}")
+    return _row(query, read_rewrite(content, seed=f"{seed}/{query.qid}"), model=model, annotation_file=annotation_file)
+
+
+def _row(query: Query, choice: Choice, *, model: str, annotation_file: str) -> Sample:
     return Sample(
         data_source=SOURCE,
         sample_id=query.sample_id,

@@ -11,7 +11,7 @@ from pathlib import Path
 from data_prep.annotations import AnnotationError, find_file, read_json, read_records, require_columns
 from data_prep.choices import letter_of_index, read_options
 from data_prep.command import video_path
-from data_prep.drops import Dropped, text_of
+from data_prep.drops import Dropped, plain_text, text_of
 from data_prep.readers.reader import Reader, Record
 from verl_videomtr.sample import Sample
 
@@ -56,7 +56,7 @@ def make(record: Record, prefix: str) -> Sample:
         split="test",
         video=video_path(prefix, f"{text_of(record['q_uid'])}.mp4"),
         duration_seconds=DURATION_SECONDS,
-        question=text_of(record["question"]),
+        question=plain_text(record["question"], what="question"),
         options=options,
         answer=letter_of_index(record["answer"], options),
         question_type="multiple_choice",

@@ -11,7 +11,7 @@ from pathlib import Path
 from data_prep.annotations import read_records, require_columns
 from data_prep.choices import letter_of_index, list_of
 from data_prep.command import video_path
-from data_prep.drops import Dropped, text_of
+from data_prep.drops import Dropped, plain_text, text_of
 from data_prep.readers.reader import Reader, Record, locate
 from verl_videomtr.sample import Sample
 
@@ -48,7 +48,7 @@ def make(record: Record, prefix: str) -> Sample:
         split="test",
         video=video_path(prefix, text_of(record.get("video_path")) or f"{text_of(record['video_id'])}.mp4"),
         duration_seconds=float(record["duration"]),
-        question=text_of(record["question"]),
+        question=plain_text(record["question"], what="question"),
         options=options,
         answer=letter_of_index(record["correct_choice"], options),
         question_type="multiple_choice",

@@ -13,7 +13,7 @@ from typing import Any
 from data_prep.annotations import nested_records, read_records, require_columns
 from data_prep.choices import letter_of_letter, list_of, read_options, split_inline_options
 from data_prep.command import video_path
-from data_prep.drops import Dropped, seconds_of, text_of
+from data_prep.drops import Dropped, plain_text, seconds_of, text_of
 from data_prep.readers.reader import Reader, Record, locate
 from data_prep.relevance import Segments
 from verl_videomtr.sample import Sample
@@ -34,7 +34,7 @@ def record_id(record: Record) -> str:
 
 
 def make(record: Record, prefix: str) -> Sample:
-    question, options = split_inline_options(text_of(record["question"]))
+    question, options = split_inline_options(plain_text(record["question"], what="question"))
     options = options or read_options(record.get("options"))
     if not options:
         raise Dropped("no options", question[-80:])

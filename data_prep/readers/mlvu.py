@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from data_prep.annotations import AnnotationError, read_records, require_columns
 from data_prep.choices import letter_of_letter, letter_of_text, read_options, split_inline_options
 from data_prep.command import video_path
-from data_prep.drops import Dropped, own_ids, seconds_of, text_of
+from data_prep.drops import Dropped, own_ids, plain_text, seconds_of, text_of
 from data_prep.readers.reader import Reader, Record, locate
 from verl_videomtr.sample import Sample
 
@@ -111,7 +111,9 @@ def _sample(record: Record, *, source: str, sample_id: str, task: str, video: st
 
 def _question(record: Record) -> tuple[str, tuple[str, ...]]:
     """Return the question without its options; mirrors repeat these inside the question, or have them only there."""
-    question, inline = split_inline_options(text_of(record.get("question") or record.get("problem")))
+    question, inline = split_inline_options(
+        plain_text(record.get("question") or record.get("problem"), what="question")
+    )
     options = read_options(record.get("candidates")) or read_options(record.get("options")) or inline
     if not options:
         raise Dropped("no options")

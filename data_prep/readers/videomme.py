@@ -12,7 +12,7 @@ from pathlib import Path
 from data_prep.annotations import AnnotationError, nested_records, read_records, require_columns
 from data_prep.choices import letter_of_letter, read_options
 from data_prep.command import video_path
-from data_prep.drops import Dropped, text_of
+from data_prep.drops import Dropped, plain_text, text_of
 from data_prep.readers.reader import Reader, Record, locate
 from verl_videomtr.sample import Sample
 
@@ -48,7 +48,7 @@ def make(record: Record, prefix: str) -> Sample:
         index=0,
         split="test",
         video=video_path(prefix, f"{file_name}.mp4"),
-        question=text_of(record["question"]),
+        question=plain_text(record["question"], what="question"),
         options=options,
         answer=letter_of_letter(record["answer"], options),
         question_type="multiple_choice",
