@@ -102,6 +102,7 @@ def test_a_text_alone_names_its_option_with_and_without_articles(options):
         ("A. cat", "A", ("dog", "cat", "fish")),
         ("The answer is A. cat", "A", ("dog", "cat", "fish")),
         ("a cat", "B", ("dog", "cat", "fish")),
+        ("D. A man buys a 20 dollar tree", "D", REAL_TEXTS[2]),
         ("A cat", "B", ("dog", "cat", "fish")),
         # Equal texts are told apart by the letter alone.
         ("A. cat", "A", ("cat", "dog", "the cat")),
