@@ -20,7 +20,6 @@ from verl_videomtr.sample import Sample, SampleError, resolve_video
 
 if TYPE_CHECKING:
     from verl_videomtr.video.decode_workers import DecodeWorkers
-    from verl_videomtr.video.errors import VideoError
 
 NUM_PROBES = 4
 """Files opened at once, each by a process of its own: the work is mostly waiting for the disk."""
@@ -30,10 +29,6 @@ LENGTH_TOLERANCE_SECONDS = 2.0
 LENGTH_TOLERANCE_SHARE = 0.05
 """Of the annotated length. Copies of a video differ by seconds at their ends; beyond the larger of the two, annotated
 times are those of another cut."""
-
-
-class MachineFault(Exception):
-    """A video could not be judged, and perhaps not for its own fault."""
 
 
 class UnjudgedVideosError(ValueError):
@@ -62,6 +57,7 @@ def probe_videos(videos: Iterable[str], *, root: Path | None, num_frames: int | 
     """
     # Imported here: only commands that are given videos need a decoder installed.
     from verl_videomtr.video.decode_workers import DecodeWorkers, WorkerConfig
+    from verl_videomtr.video.errors import DecoderUnavailableError, MachineFaultError
 
     names = list(dict.fromkeys(videos))
     probed: dict[str, Probed] = {}
@@ -74,7 +70,7 @@ def probe_videos(videos: Iterable[str], *, root: Path | None, num_frames: int | 
         for name, future in zip(names, tqdm(futures, desc="opening videos", disable=None), strict=True):
             try:
                 probed[name] = future.result()
-            except (MachineFault, OSError) as fault:
+            except (DecoderUnavailableError, MachineFaultError, OSError) as fault:
                 faults.append(str(fault))
                 if len(faults) == MAX_FAULTS:
                     break
@@ -147,8 +143,9 @@ def length_problem(sample: Sample, seconds: float | None) -> Dropped | None:
 
 
 def _probe(video: str, root: Path | None, workers: DecodeWorkers, num_frames: int | None) -> Probed:
-    from verl_videomtr.video.errors import VideoError
+    from verl_videomtr.video.errors import DecoderUnavailableError, MachineFaultError, VideoError
     from verl_videomtr.video.plan import PoolConfig
+    from verl_videomtr.video.pool import open_pool
 
     try:
         path = resolve_video(video, root)
@@ -156,22 +153,15 @@ def _probe(video: str, root: Path | None, workers: DecodeWorkers, num_frames: in
         return Probed(problem=Dropped("video path is not usable", str(error)))
     if not path.is_file():
         return Probed(problem=Dropped("video is not there", str(path)))
+    reason = "video does not open"
     try:
-        plan = workers.plan(path, PoolConfig())
+        seconds = workers.plan(path, PoolConfig()).duration_seconds
+        if num_frames is not None:
+            reason = "frames of the video cannot be read"
+            pool = open_pool(path, PoolConfig(num_frames=num_frames), workers=workers)
+            pool.read(range(pool.num_frames))
+    except (DecoderUnavailableError, MachineFaultError):
+        raise
     except VideoError as error:
-        return Probed(problem=_problem("video does not open", error))
-    if num_frames is not None:
-        try:
-            workers.check(path, PoolConfig(num_frames=num_frames))
-        except VideoError as error:
-            return Probed(problem=_problem("frames of the video cannot be read", error))
-    return Probed(duration_seconds=plan.duration_seconds)
-
-
-def _problem(reason: str, error: VideoError) -> Dropped:
-    """Return the file's problem, unless the failure may be the machine's."""
-    from verl_videomtr.video.errors import DecoderUnavailableError, MachineFaultError, VideoTimeoutError
-
-    if isinstance(error, (DecoderUnavailableError, MachineFaultError, VideoTimeoutError)):
-        raise MachineFault(str(error)) from error
-    return Dropped(reason, str(error))
+        return Probed(problem=Dropped(reason, str(error)))
+    return Probed(duration_seconds=seconds)

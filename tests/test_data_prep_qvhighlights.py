@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from data_prep import qvhighlights
+from data_prep import benchmark, check, mix, nextgqa, qvhighlights
 from verl_videomtr.sample import read_rows
 from verl_videomtr.serving.batch import ask_all
 from verl_videomtr.serving.server import AskError, Server
@@ -496,6 +496,28 @@ def test_missing_videos_are_dropped_before_anything_is_paid(tmp_path, capsys):
     assert "1  video does not open" in captured.out
     assert "no query is left to ask for" in captured.err
     assert server.requests == Counter()
+
+
+@pytest.mark.skipif(not REAL_FILE.is_file(), reason="the real QVHighlights file is not here")
+def test_documented_pipeline_ends_well_on_the_real_files(tmp_path, capsys):
+    data = REAL_FILE.parents[1]
+    queries, movies, train, val = (tmp_path / f"{name}.parquet" for name in ("qv", "videomme", "train", "val"))
+    with ScriptedServer(always_good) as server:
+        asked = ["--annotations", str(REAL_FILE), "--base-url", server.url, "--model", "m", "--limit", "200"]
+        assert qvhighlights.main([*asked, "--out", str(queries)]) == 0
+    arguments = ["--annotations", str(data / "nextgqa"), "--split", "val", "--out", str(tmp_path / "nextgqa.parquet")]
+    assert nextgqa.main(arguments) == 0
+    shared = read_rows(queries)[7].metadata["source_video"]
+    question = {"question_id": "1-1", "videoID": shared, "question": "Who?", "options": ["A. a", "B. b"], "answer": "A"}
+    groups = dict.fromkeys(("duration", "domain", "sub_category", "task_type"), "short")
+    (tmp_path / "videomme.json").write_text(json.dumps([{**question, **groups}]))
+    assert benchmark.main(["videomme", "--annotations", str(tmp_path), "--out", str(movies)]) == 0
+    files = [str(tmp_path / "nextgqa.parquet"), str(queries), "--out", str(train), "--exclude", str(movies)]
+    assert mix.main([*files, "--holdout", "100", "--holdout-out", str(val)]) == 0
+    assert check.main([str(train), str(val), str(movies)]) == 0
+    assert "0 problems" in capsys.readouterr().out
+    num_shared = sum(row.metadata["source_video"] == shared for row in read_rows(queries))
+    assert len(read_rows(train)) + len(read_rows(val)) == 1940 + 200 - num_shared
 
 
 @pytest.mark.skipif(not REAL_FILE.is_file(), reason="the real QVHighlights file is not here")
