@@ -79,6 +79,7 @@ function plural(count, word) {
 /** Round tick positions that cover [low, high]. */
 function ticks(low, high, most, whole = false) {
   const span = high - low || 1;
+  if (!Number.isFinite(span)) return [];
   let step = 10 ** Math.floor(Math.log10(span / most));
   for (const factor of [1, 2, 5, 10]) {
     if (span / (step * factor) <= most) {
@@ -88,14 +89,16 @@ function ticks(low, high, most, whole = false) {
   }
   if (whole) step = Math.max(1, Math.round(step));
   const found = [];
-  for (let at = Math.ceil(low / step) * step; at <= high + step * 1e-6; at += step) found.push(Number(at.toFixed(10)));
+  const first = Math.ceil(low / step);
+  for (let k = 0; k <= most + 1 && (first + k) * step <= high + step * 1e-6; k += 1) found.push(Number(((first + k) * step).toPrecision(12)));
   return found;
 }
 
 /** Round ticks of time: seconds, minutes, hours. */
 function timeTicks(duration, most) {
   const steps = [0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 18000];
-  const step = steps.find((size) => duration / size <= most) || steps[steps.length - 1];
+  const step = steps.find((size) => duration / size <= most);
+  if (!step) return ticks(0, duration, most);
   const found = [];
   for (let at = 0; at <= duration + 1e-9; at += step) found.push(Number(at.toFixed(3)));
   return found;

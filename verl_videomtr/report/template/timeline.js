@@ -13,7 +13,7 @@ function scaleOf(card, film, segments, width) {
   const duration = (film && film.duration) || null;
   const timed = Boolean(times && duration);
   const half = timed ? duration / pool / 2 : 0.5;
-  const at = (frame) => (timed ? times[Math.min(frame, times.length - 1)] : frame + 0.5);
+  const at = (frame) => (timed ? times[Math.max(0, Math.min(frame, times.length - 1))] : frame + 0.5);
   const end = timed ? duration : pool;
   const x = (value) => Math.max(0, Math.min(width, (value / end) * width));
   let evidence = [];
