@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,20 @@ _DEFAULTS: dict[str, Any] = {
 
 class TrajectoryFileError(ValueError):
     """A file or line that is no trajectory of a known form; the message says where and what to do."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """One line of a file: a record, or what is wrong with it."""
+
+    number: int
+    """From 1."""
+    record: dict[str, Any] | None
+    """`status` "played" or "lost"; an older line's with None or [] where it says nothing."""
+    problem: str = ""
+    """Why there is no record: what is wrong, where, and what to do."""
+    cut: bool = False
+    """Whether the line lacks its end, as a killed writer leaves it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,25 +101,33 @@ def read_file(path: str | Path) -> TrajectoryFile:
     Raises:
         TrajectoryFileError: a line before the last is no JSON, a line is no trajectory, or of a newer form.
     """
+    lines = list(read_lines(path))
+    for place, line in enumerate(lines):
+        if line.record is None and not (line.cut and place == len(lines) - 1):
+            raise TrajectoryFileError(line.problem)
+    records = [line.record for line in lines if line.record is not None]
+    return TrajectoryFile(path=Path(path), records=records, num_cut=len(lines) - len(records))
+
+
+def read_lines(path: str | Path) -> Iterator[Line]:
+    """Yield a file's lines one by one; what is no trajectory is yielded with its problem, and stops nothing."""
     path = Path(path)
-    raw_lines = path.read_bytes().splitlines(keepends=True)
-    records = []
-    num_cut = 0
-    for number, raw in enumerate(raw_lines, 1):
-        if not raw.strip():
-            continue
-        try:
-            line = json.loads(raw)
-        except (ValueError, RecursionError) as error:
-            if number == len(raw_lines) and not raw.endswith(b"\n"):
-                num_cut = 1
+    with path.open("rb") as file:
+        for number, raw in enumerate(file, 1):
+            if not raw.strip():
                 continue
-            raise TrajectoryFileError(
-                f"a line that is no JSON ({error}); expected one trajectory a line; {path}, line {number}; restore the "
-                "file, or take the line out"
-            ) from None
-        records.append(_known(line, path=path, number=number))
-    return TrajectoryFile(path=path, records=records, num_cut=num_cut)
+            try:
+                yield Line(number=number, record=_known(json.loads(raw), path=path, number=number))
+            except TrajectoryFileError as error:
+                yield Line(number=number, record=None, problem=str(error))
+            except (ValueError, RecursionError) as error:
+                yield Line(
+                    number=number,
+                    record=None,
+                    problem=f"a line that is no JSON ({error}); expected one trajectory a line; {path}, line {number}; "
+                    "restore the file, or take the line out",
+                    cut=not raw.endswith(b"\n"),
+                )
 
 
 def write_file(path: str | Path, records: Iterable[Mapping[str, Any]]) -> None:

@@ -12,11 +12,11 @@ from typing import Any
 from verl_videomtr.report import curves, statistics
 from verl_videomtr.report.collect import Collection, collect
 from verl_videomtr.report.episodes import Facts, card, detail, plain, video_key
-from verl_videomtr.report.lines import read_lines
 from verl_videomtr.report.page import CHUNK_EPISODES, Block, block, chunk_blocks
 from verl_videomtr.report.sampling import choose
 from verl_videomtr.report.sources import Run, find_runs
 from verl_videomtr.report.thumbnails import Film, VideoKey, Wanted, make_thumbnails
+from verl_videomtr.trajectory_files import read_lines
 
 MAX_EPISODES = 2_000
 """Episodes of a page of one file."""

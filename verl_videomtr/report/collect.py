@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from verl_videomtr.report import curves
-from verl_videomtr.report.episodes import PLAYED, Facts, card, detail, read_facts
-from verl_videomtr.report.lines import read_lines
+from verl_videomtr.report.episodes import Facts, card, detail, read_facts
 from verl_videomtr.report.sources import LineFile, Run
 from verl_videomtr.report.statistics import HeatMap
 from verl_videomtr.trajectory import Trajectory, summarize
-
-_FIELDS = {field.name for field in dataclasses.fields(Trajectory)}
+from verl_videomtr.trajectory_files import read_lines
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -57,13 +55,13 @@ def _read_file(found: Collection, number: int, place: int, file: LineFile) -> di
     for line in read_lines(file.path):
         try:
             if line.record is None:
-                raise ValueError(line.problem)
+                raise ValueError("the line is cut off" if line.cut else line.problem)
             fact = read_facts(line.record, run=number, phase=file.phase, file=place, line=line.number)
             # Whatever the page does with a record is tried here, so that a broken one is counted and stops nothing.
             card(line.record, facts=fact, name="")
             detail(line.record, facts=fact)
             if fact.right is not None:
-                trajectory = as_trajectory(line.record)
+                trajectory = Trajectory.from_dict(line.record)
                 summarize([trajectory])
                 found.heat[number, file.phase].add(fact.step, line.record["episode"])
                 by_step[fact.step or 0].append(trajectory)
@@ -76,12 +74,6 @@ def _read_file(found: Collection, number: int, place: int, file: LineFile) -> di
         lines = f"{len(problems):,} line{'s' if len(problems) > 1 else ''}"
         found.runs[number].notes.append(f"{lines} of {file.path} could not be read; {problems[0]}")
     return {step: summarize(trajectories) for step, trajectories in by_step.items()}
-
-
-def as_trajectory(record: Mapping[str, Any]) -> Trajectory:
-    """Read a played record as a trajectory; keys that it does not know are passed over."""
-    assert record.get("status", PLAYED) == PLAYED
-    return Trajectory(**{name: value for name, value in record.items() if name in _FIELDS})
 
 
 def _series_name(name: str, phase: str) -> str:

@@ -97,7 +97,9 @@ def card(record: Mapping[str, Any], *, facts: Facts, name: str) -> dict[str, Any
     """
     episode = record["episode"] if facts.right is not None else {}
     components = record.get("components") or {}
-    gate = record.get("gate_open", components.get("gate_open"))
+    gate = record.get("gate_open")
+    if gate is None:  # as records of the first schema have it
+        gate = components.get("gate_open")
     return {
         "id": name,
         "run": facts.run,

@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-VALIDATION_FOLDERS = ("val", "validation")
+from verl_videomtr.trajectory_files import VAL_FOLDER, TrajectoryFileError, read_run
+
+VALIDATION_FOLDERS = (VAL_FOLDER, "validation")
 METRICS_FILE = "metrics.jsonl"
-SETTINGS_FILE = "run.json"
 MAX_DEPTH = 4
 """Folders below a given one that are searched."""
 
@@ -118,7 +119,8 @@ def _run_of_file(path: Path) -> list[Run]:
     kind = kind_of_lines(path)
     if kind == "other":
         return []
-    run = Run(name=path.stem, path=path, settings=_read_settings(path.parent))
+    settings, notes = _read_settings(path.parent)
+    run = Run(name=path.stem, path=path, settings=settings, notes=notes)
     if kind == "metrics":
         run.metrics_file = path
     else:
@@ -128,15 +130,16 @@ def _run_of_file(path: Path) -> list[Run]:
 
 def _new_run(folder: Path) -> Run:
     shown = folder.parent if folder.name == "trajectories" else folder
-    return Run(name=shown.resolve().name or str(shown), path=folder, settings=_read_settings(folder))
+    settings, notes = _read_settings(folder)
+    return Run(name=shown.resolve().name or str(shown), path=folder, settings=settings, notes=notes)
 
 
-def _read_settings(folder: Path) -> dict[str, Any]:
+def _read_settings(folder: Path) -> tuple[dict[str, Any], list[str]]:
+    """Read a folder's run.json; return it and what is wrong with it."""
     try:
-        settings = json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return settings if isinstance(settings, dict) else {}
+        return read_run(folder) or {}, []
+    except TrajectoryFileError as error:
+        return {}, [str(error)]
 
 
 def _line_files(folder: Path, depth: int = 0) -> Iterator[Path]:
