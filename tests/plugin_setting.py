@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -134,7 +133,6 @@ class Played:
 
     outputs: list[Any]
     server: Server
-    lost: list[dict[str, Any]]
     error: BaseException | None
 
     @property
@@ -188,12 +186,6 @@ class LoopSetting:
         reward_fn: Any = None,
     ) -> Played:
         """Play one episode; what the loop raises is kept, not raised."""
-        lost: list[dict[str, Any]] = []
-
-        async def put(key, partition_id, fields=None, tag=None, data_parser=None):
-            lost.append(tag)
-
-        self._monkeypatch.setattr(agent_loop, "tq", SimpleNamespace(async_kv_put=put))
         row = (sample or make_sample()).to_row()
         row["raw_prompt"] = row.pop("prompt")
         del row["agent_name"]  # as verl's worker hands the row over
@@ -204,7 +196,7 @@ class LoopSetting:
                 outputs, error = await loop.run({}, **row, uid="u", session_id=0, global_steps=1), None
             except Exception as raised:
                 outputs, error = [], raised
-            return Played(outputs=outputs, server=loop.server_manager, lost=lost, error=error)
+            return Played(outputs=outputs, server=loop.server_manager, error=error)
 
         return asyncio.run(run())
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from omegaconf import open_dict
 from plugin_setting import ANSWER, LOOK, make_sample
 
 from verl_videomtr.verl_plugin import agent_loop
 from verl_videomtr.verl_plugin.agent_loop import place_rewards
+from verl_videomtr.video.errors import VideoError
 
 pytest_plugins = ["plugin_setting"]
 
@@ -18,28 +18,12 @@ def test_response_that_the_server_did_not_finish_is_lost_and_never_trained(setti
     played = setting.play([LOOK, {"token_ids": tokens, "stop_reason": stop}])
     assert played.outputs == []
     assert f"stop_reason={stop!r}" in str(played.error)
-    (lost,) = played.lost
-    assert (lost["kind"], lost["sample_id"]) == ("failed", "s0")
 
 
-def test_unreadable_video_is_lost_and_returns_nothing_where_verl_pads(setting):
+def test_unreadable_video_is_lost(setting):
     played = setting.play([ANSWER], sample=make_sample(video="/videos/broken.mp4"))
-    assert (played.outputs, played.error) == ([], None)
-    assert played.lost[0]["kind"] == "unreadable"
-    assert "broken.mp4" in played.lost[0]["error"]
-
-
-@pytest.mark.parametrize(
-    ("mode", "filters", "expected"), [("sync", False, True), ("sync", True, False), ("colocate_async", False, False)]
-)
-def test_nothing_is_returned_only_where_verl_pads(setting, mode, filters, expected):
-    config = setting.config()
-    with open_dict(config):
-        config.trainer.v1.trainer_mode = mode
-        config.algorithm.filter_groups = {"enable": filters, "metric": "acc"}
-    worker = agent_loop._WorkerState(config)
-    worker.frames.close()
-    assert worker.may_return_nothing is expected
+    assert played.outputs == []
+    assert isinstance(played.error, VideoError)
 
 
 @pytest.mark.parametrize("max_turns", [1, 2, 3])

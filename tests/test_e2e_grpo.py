@@ -22,7 +22,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         folder, make_base_model(max_turns=MAX_TURNS), data,
         "+videomtr/ablation=grpo", f"actor_rollout_ref.rollout.n={GROUP}", f"data.train_batch_size={PROMPTS}",
         f"videomtr.episode.max_turns={MAX_TURNS}", "videomtr.episode.initial_frames=6",
-        "trainer.v1.trainer_mode=probe_stock", "actor_rollout_ref.actor.use_kl_loss=false",
+        "actor_rollout_ref.actor.use_kl_loss=false",
         "trainer.total_training_steps=2", "trainer.resume_mode=disable",
     )  # fmt: skip
     return folder

@@ -160,7 +160,6 @@ def test_presets_do_not_mix():
                 "actor_rollout_ref.actor.rollout_n": 8,
                 "actor_rollout_ref.ref.rollout_n": 8,
                 "critic.rollout_n": 8,
-                "trainer.v1.trainer_mode": "sync",
             },
         ),
     ],

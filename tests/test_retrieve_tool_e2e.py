@@ -1,12 +1,15 @@
-"""GRPO with native tool calls: verl's stock trainer and stock `tool_agent` loop, real vLLM, real video files."""
+"""GRPO with native tool calls: verl's stock `tool_agent` loop in the plugin's trainer, real vLLM, real video files."""
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 import torch
 from trainer_runs import ROOT, build_model, largest_probability_gap, make_data, read_metrics, train
+
+from verl_videomtr.sample import read_rows, write_rows
 
 pytestmark = [pytest.mark.slow, pytest.mark.e2e, pytest.mark.timeout(1500)]
 
@@ -16,9 +19,13 @@ PROBABILITY_BOUND = 1e-3
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two steps of the stock trainer."""
+    """Two steps of the synchronous trainer."""
     folder = tmp_path_factory.mktemp("tool")
     data = make_data(folder / "data", 2 * BATCH)
+    # A whole group of the first step is lost: its video is none.
+    rows = read_rows(data / "train.parquet")
+    (data / "broken.mp4").write_bytes(b"this is not a video" * 100)
+    write_rows(data / "train.parquet", [dataclasses.replace(rows[0], video="broken.mp4"), *rows[1:]])
     model = build_model("make_tool_model.py")
     train(
         folder,
@@ -33,6 +40,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "actor_rollout_ref.rollout.max_model_len=1280",
         "actor_rollout_ref.actor.checkpoint.save_contents=[hf_model]",
         "trainer.save_freq=2",
+        "videomtr.video.max_unreadable_share=0.5",
         "trainer.total_training_steps=2",
         data=data,
         model=model,
@@ -48,7 +56,7 @@ def rows(run: Path) -> list[dict]:
 
 
 def test_policy_calls_the_tool_and_sees_what_it_returns(rows):
-    assert len(rows) == 2 * BATCH * GROUP
+    assert len(rows) == (2 * BATCH - 1) * GROUP
     records = [(row, row["extra_fields"].get("retrieve_frames")) for row in rows]
     called = [(row, record) for row, record in records if record and "retrieve" in record["actions"]]
     assert len(called) > len(rows) / 4
@@ -88,6 +96,12 @@ def test_advantage_is_grpos_of_the_outcome_reward(rows):
             assert row["rm_scores"].sum() == pytest.approx(float(score))
             torch.testing.assert_close(row["advantages"], advantage * row["response_mask"], atol=1e-4, rtol=1e-4)
     assert different > 0
+
+
+def test_what_the_tool_loop_loses_is_counted(run):
+    metrics = read_metrics(run)
+    assert [metrics[step]["videomtr/episode/lost"] for step in (1, 2)] == [GROUP, 0]
+    assert metrics[1]["videomtr/video/unreadable"] == GROUP
 
 
 def test_weights_have_moved_and_both_steps_are_logged(run):

@@ -104,12 +104,13 @@ def test_padding_rows_are_left_out_and_a_trajectory_counts_once(setting):
     overrides = ["videomtr.episode.window=0", "videomtr.episode.initial_frames=4"]
     outputs = setting.play([LOOK, LOOK, ANSWER], *overrides).outputs
     extra = [output.extra_fields for output in outputs]
-    rows = real_rows([{}, {}, {}, {"is_padding": True}], [*extra, extra[0]], base_mode="sync")
+    rows = real_rows([{}, {}, {}, {"is_padding": True}], [*extra, extra[0]], all_needed=True)
     assert [(row.place, row.number) for row in rows] == [(0, 0), (1, 1), (2, 2)]
     assert len(distinct_trajectories(rows)) == 1
 
 
-def test_rows_of_another_loop_are_refused():
-    with pytest.raises(RuntimeError, match=r"of another agent loop than video_mtr.*trainer_mode=sync"):
-        real_rows([{}], [{ROW_FIELD: 0}], base_mode="sync")
+def test_rows_of_another_loop_are_refused_where_their_record_is_needed():
+    assert real_rows([{}], [{ROW_FIELD: 0}], all_needed=False) == []
+    with pytest.raises(RuntimeError, match=r"of another agent loop than video_mtr.*adv_estimator=grpo"):
+        real_rows([{}], [{ROW_FIELD: 0}], all_needed=True)
     assert TRAJECTORY_FIELD == "videomtr"

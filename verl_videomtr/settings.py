@@ -104,6 +104,8 @@ class Settings:
     """Most seconds that the reward function may take for one episode; a longer call loses the trajectory."""
     poll_seconds: float = 0.1
     """How often the trainer looks for finished trajectories; verl's own 2.0 rounds every small rollout up."""
+    stall_minutes: float | None = 30.0
+    """A run in which nothing moves for so long (no episode ends, no part of a step does) ends; None sets no limit."""
 
     def __post_init__(self) -> None:
         if self.max_response_tokens < 1:
@@ -111,6 +113,8 @@ class Settings:
         for name in ("poll_seconds", "reward_timeout_seconds"):
             if not 0.0 < getattr(self, name) < math.inf:
                 raise ValueError(f"videomtr.{name}={getattr(self, name)}; expected a positive number")
+        if self.stall_minutes is not None and not 0.0 < self.stall_minutes < math.inf:
+            raise ValueError(f"videomtr.stall_minutes={self.stall_minutes}; expected a positive number, or null")
 
 
 T = TypeVar("T")

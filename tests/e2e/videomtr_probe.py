@@ -16,7 +16,6 @@ def _register(_module):
     import ray
     import torch
     import transfer_queue as tq
-    from omegaconf import open_dict
     from verl.trainer.ppo import core_algos
     from verl.trainer.ppo.v1 import PPOTrainerSync, register_trainer
 
@@ -84,15 +83,6 @@ def _register(_module):
     @register_trainer("probe_sync")
     class ProbeTrainer(Recording, VideoMTRMixin, PPOTrainerSync):
         base_mode = "sync"
-
-    @register_trainer("probe_stock")
-    class StockProbeTrainer(Recording, PPOTrainerSync):
-        """verl's own trainer; verl compares the name of its mode, so that is put back."""
-
-        def __init__(self, config):
-            with open_dict(config):
-                config.trainer.v1.trainer_mode = "sync"
-            super().__init__(config)
 
 
 def _record_calls(module):

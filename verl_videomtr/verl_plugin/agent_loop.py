@@ -14,10 +14,8 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import groupby
 from typing import Any, ClassVar
-from uuid import uuid4
 
 import torch
-import transfer_queue as tq
 from omegaconf import DictConfig
 from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopMetrics, AgentLoopOutput
 from verl.trainer.ppo.reward import get_custom_reward_fn
@@ -31,7 +29,6 @@ from verl_videomtr.scoring import score_episode
 from verl_videomtr.settings import load_settings
 from verl_videomtr.trajectory import Trajectory
 from verl_videomtr.verl_plugin.batch_rows import (
-    FRAMES_FIELD,
     ROW_FIELD,
     SAMPLE_KEY,
     TRAJECTORY_FIELD,
@@ -40,14 +37,10 @@ from verl_videomtr.verl_plugin.batch_rows import (
 from verl_videomtr.verl_plugin.checks import BONUS_ESTIMATOR, check_config
 from verl_videomtr.verl_plugin.token_policy import Segment, TokenLimits, TokenPolicy
 from verl_videomtr.verl_plugin.turn_end import TurnEnd, read_turn_end
-from verl_videomtr.video.errors import VideoError
 from verl_videomtr.video.service import FrameService
 
 logger = logging.getLogger(__name__)
 logger.setLevel(logging.INFO)
-
-LOST_PARTITION = "videomtr_lost"
-"""TransferQueue partition through which workers tell the trainer of trajectories that they could not make."""
 
 
 class VideoMTROutput(AgentLoopOutput):
@@ -89,44 +82,27 @@ class VideoMTRAgentLoop(AgentLoopBase):
             sampling_params: verl's sampling parameters; the length limit is set per turn.
             kwargs: the row's columns, and verl's uid, session_id and global_steps.
         Returns:
-            The trajectory's rows, or nothing where the video cannot be read.
+            The trajectory's rows.
         Raises:
-            Exception: whatever failed; it is logged with the sample's id and reported to the trainer, as unreadable
-                videos are, which counts both and stops the run where there are too many.
+            Exception: whatever failed; the worker reports it with the sample's id.
         """
         # verl has taken the agent's name from the row, and renamed the prompt.
         sample = Sample.from_row({**kwargs, "prompt": kwargs["raw_prompt"], "agent_name": AGENT_NAME})
-        try:
-            rollout = await open_episode(
-                sample,
-                config=self.settings.episode,
-                prompts=self.prompts,
-                frames=self.worker.frames,
-                root=self.settings.video.root,
-            )
-            policy = self._make_policy(rollout, sampling_params)
-            await play(rollout, policy)
-            return await self._finish(rollout, policy, uid=kwargs["uid"], session=kwargs["session_id"])
-        except Exception as error:
-            unreadable = isinstance(error, VideoError)
-            logger.error(
-                "sample %r of %r is left out: %s", sample.sample_id, sample.data_source, error, exc_info=not unreadable
-            )
-            await tq.async_kv_put(
-                key=f"{kwargs['uid']}_{kwargs['session_id']}",
-                partition_id=LOST_PARTITION,
-                tag={
-                    "kind": "unreadable" if unreadable else "failed",
-                    "sample_id": sample.sample_id,
-                    "uid": kwargs["uid"],
-                    "session": kwargs["session_id"],
-                    "split": sample.split,
-                    "error": f"{type(error).__name__}: {error}",
-                },
-            )
-            if unreadable and self.worker.may_return_nothing:
-                return []
-            raise
+        rollout = await open_episode(
+            sample,
+            config=self.settings.episode,
+            prompts=self.prompts,
+            frames=self.worker.frames,
+            root=self.settings.video.root,
+        )
+        policy = self._make_policy(rollout, sampling_params)
+        await play(rollout, policy)
+        return await self._finish(rollout, policy, uid=kwargs["uid"], session=kwargs["session_id"])
+
+    @classmethod
+    def frame_counts(cls) -> dict[str, float]:
+        """Return what the frame service of this process has counted so far; nothing where no episode was played."""
+        return {} if cls._shared is None else cls._shared.frames.metrics()
 
     def _make_policy(self, rollout: Rollout, sampling_params: dict[str, Any]) -> TokenPolicy:
         config = self.rollout_config
@@ -213,7 +189,6 @@ class VideoMTRAgentLoop(AgentLoopBase):
                     **policy.server_fields,
                     TRAJECTORY_FIELD: trajectory.to_dict(),
                     ROW_FIELD: number,
-                    FRAMES_FIELD: {"worker": self.worker.name, "counted": self.worker.frames.metrics()},
                     "reward_extra_info": {
                         **trajectory.numbers(),
                         **score.numbers,
@@ -312,7 +287,6 @@ class _WorkerState:
     """What the episodes of one worker process share: settings, frames, and the user's reward function, loaded once."""
 
     def __init__(self, config: DictConfig) -> None:
-        self.name = uuid4().hex
         self.settings = load_settings(config)
         check_config(config, self.settings)
         video = self.settings.video
@@ -322,10 +296,5 @@ class _WorkerState:
         self.reward_fn: Any = get_custom_reward_fn(config) or compute_score
         self.turn_end: TurnEnd | None = None
         """How the model's responses end; read by the first episode."""
-        filter_groups = config.algorithm.get("filter_groups")
-        self.may_return_nothing = config.trainer.v1.trainer_mode == "sync" and not (
-            filter_groups and filter_groups.get("enable")
-        )
-        """verl's synchronous trainer pads what is missing; elsewhere a group without rows must be a failed one."""
         self.rewards_every_turn = config.algorithm.adv_estimator == BONUS_ESTIMATOR
         """Other estimators know no turns, and verl shows them the last row of a trajectory only."""

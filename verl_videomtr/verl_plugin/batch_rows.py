@@ -20,9 +20,6 @@ SAMPLE_KEY = "sample_id"
 TRAJECTORY_KEY = "trajectory"
 """Key of verl's `reward_extra_info` for the record as JSON text: validation keeps nothing else of a row."""
 
-FRAMES_FIELD = "videomtr_frames"
-"""Key of `extra_fields` for what its worker's frame service has counted so far, with the worker's name."""
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrajectoryRow:
@@ -36,26 +33,28 @@ class TrajectoryRow:
 
 
 def real_rows(
-    tags: Sequence[dict[str, Any]], extra_fields: Sequence[dict[str, Any]], *, base_mode: str
+    tags: Sequence[dict[str, Any]], extra_fields: Sequence[dict[str, Any]], *, all_needed: bool
 ) -> list[TrajectoryRow]:
-    """Read the records of a batch's rows, those of padding left out.
+    """Read the records of a batch's rows, those of padding left out, and those of other agent loops.
 
     Args:
         tags: verl's tag of every row.
         extra_fields: what the agent loop gave with it.
-        base_mode: verl's name of the trainer mode.
+        all_needed: whether every row must have a record.
     Raises:
-        RuntimeError: a row comes from another agent loop.
+        RuntimeError: a row comes from another agent loop, and its record is needed.
     """
     rows = []
     for place, (tag, extra) in enumerate(zip(tags, extra_fields, strict=True)):
         if tag.get("is_padding", False):
             continue
         if TRAJECTORY_FIELD not in extra:
+            if not all_needed:
+                continue
             raise RuntimeError(
-                f"trainer.v1.trainer_mode=video_mtr_{base_mode} got trajectories of another agent loop than "
-                f"video_mtr; expected the plugin's; set trainer.v1.trainer_mode={base_mode}, or the rows' "
-                "agent_name to video_mtr"
+                "algorithm.adv_estimator=bi_level_gae got a trajectory of another agent loop than video_mtr; expected "
+                "the plugin's, whose record says where turns end; set the rows' agent_name to video_mtr, or "
+                "algorithm.adv_estimator=grpo videomtr.bootstrap.enabled=false critic.enable=false"
             )
         trajectory = Trajectory.from_dict(extra[TRAJECTORY_FIELD])
         rows.append(TrajectoryRow(place=place, number=extra[ROW_FIELD], trajectory=trajectory))

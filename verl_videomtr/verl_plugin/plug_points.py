@@ -141,8 +141,41 @@ PLUG_POINTS: tuple[PlugPoint, ...] = (
     PlugPoint(
         file=_TQ_LOOP,
         name="AgentLoopWorkerTQ._run_prompt",
-        used_by="agent_loop",
-        holds=("session_errors = await _settle_session_tasks(tasks)", "status = 'failure'"),
+        used_by="loop_workers",
+        holds=(
+            "session_errors = await _settle_session_tasks(tasks)",
+            "status = 'failure'",
+            "prompt.pop('__rollout_n__', config.n if not trajectory['validate'] else config.val_kwargs.n)",
+            "self._run_agent_loop(run_sampling_params, trajectory=trajectory, trace=trace, session_id=i, **prompt)",
+        ),
+    ),
+    PlugPoint(
+        file=_LOOP,
+        name="AgentLoopWorker._run_agent_loop",
+        used_by="loop_workers",
+        parameters=("self", "sampling_params", "trajectory", "agent_name", "trace", "**kwargs"),
+        holds=("self._agent_loop_postprocess(output, trajectory['validate'], **kwargs)",),
+    ),
+    PlugPoint(
+        file=_TQ_LOOP,
+        name="AgentLoopManagerTQ.generate_sequences",
+        used_by="loop_workers",
+        parameters=("self", "prompts"),
+    ),
+    PlugPoint(
+        file=_LOOP,
+        name="AgentLoopManager._init_agent_loop_workers",
+        used_by="loop_workers",
+        holds=("self.agent_loop_workers_class.options(",),
+    ),
+    PlugPoint(
+        file="verl/trainer/main_ppo.py",
+        name="",
+        used_by="loop_workers",
+        holds=(
+            "manager_class_fqn = self.config.actor_rollout_ref.rollout.get('agent', {})"
+            ".get('agent_loop_manager_class')",
+        ),
     ),
     PlugPoint(
         file="verl/trainer/ppo/reward.py", name="get_custom_reward_fn", used_by="agent_loop", parameters=("config",)
@@ -332,18 +365,48 @@ PLUG_POINTS: tuple[PlugPoint, ...] = (
     PlugPoint(
         file="transfer_queue/interface.py",
         name="kv_batch_get",
-        used_by="trainers",
+        used_by="store",
         parameters=("keys", "partition_id", "select_fields"),
-    ),
-    PlugPoint(file="transfer_queue/interface.py", name="kv_list", used_by="trainers", parameters=("partition_id",)),
-    PlugPoint(
-        file="transfer_queue/interface.py", name="kv_clear", used_by="trainers", parameters=("keys", "partition_id")
     ),
     PlugPoint(
         file="transfer_queue/interface.py",
-        name="async_kv_put",
-        used_by="agent_loop",
-        parameters=("key", "partition_id", "fields", "tag", "data_parser"),
+        name="",
+        used_by="store",
+        holds=("for handle in _TQ_STORAGE['SimpleStorage'].values()",),
+    ),
+    PlugPoint(file="transfer_queue/interface.py", name="_TQ_CONTROLLER", used_by="store"),
+    PlugPoint(file="transfer_queue/interface.py", name="_TQ_STORAGE", used_by="store"),
+    PlugPoint(
+        file="verl/trainer/ppo/v1/replay_buffer.py",
+        name="ReplayBuffer._sync_metadata_from_transfer_queue",
+        used_by="counted_run",
+        parameters=("self",),
+        holds=("self.finished_keys[partition_id].add(key)", "self.failure_keys[partition_id].add(key)"),
+    ),
+    PlugPoint(file=_BASE, name="PPOTrainer.step", used_by="counted_run", parameters=("self", "metrics", "timing_raw")),
+    PlugPoint(file=_BASE, name="PPOTrainer.fit", used_by="watched_run", parameters=("self", "agent_loop_manager")),
+    PlugPoint(
+        file=_BASE,
+        name="PPOTrainer.init",
+        used_by="watched_run",
+        parameters=("self",),
+        holds=("self._setup()", "self.on_init_end()"),
+    ),
+    PlugPoint(
+        file="verl/utils/checkpoint/checkpoint_manager.py",
+        name="find_latest_ckpt_path",
+        used_by="kept_checkpoints",
+        parameters=("path", "directory_format"),
+    ),
+    PlugPoint(
+        file="verl/utils/tracking.py",
+        name="FileLogger.__init__",
+        used_by="kept_checkpoints",
+        holds=(
+            "os.getenv('VERL_FILE_LOGGER_PATH', None)",
+            "os.getenv('VERL_FILE_LOGGER_ROOT', '.')",
+            "open(self.filepath, 'wb', buffering=0)",
+        ),
     ),
     # What is asked of verl before a run.
     PlugPoint(file=_BASE, name="get_trainer_cls", used_by="doctor/agreement", parameters=("name",)),

@@ -9,47 +9,43 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-import transfer_queue as tq
 from omegaconf import DictConfig, open_dict
 from verl.trainer.ppo.v1 import (
-    PPOTrainer,
     PPOTrainerColocateAsync,
     PPOTrainerSeparateAsync,
     PPOTrainerSync,
     register_trainer,
 )
 
+from verl_videomtr.losses import Losses, Partition
 from verl_videomtr.settings import load_settings
 from verl_videomtr.trajectory import Trajectory, summarize
-from verl_videomtr.verl_plugin.agent_loop import LOST_PARTITION
 from verl_videomtr.verl_plugin.batch_rows import (
-    FRAMES_FIELD,
     TRAJECTORY_KEY,
     TrajectoryRow,
     distinct_trajectories,
     real_rows,
 )
 from verl_videomtr.verl_plugin.checks import BONUS_ESTIMATOR, check_config
+from verl_videomtr.verl_plugin.counted_run import CountedRun
 from verl_videomtr.verl_plugin.estimators import batch_context, make_batch_context
 from verl_videomtr.verl_plugin.frame_counters import FrameCounters
+from verl_videomtr.verl_plugin.kept_checkpoints import KeptCheckpoints
 from verl_videomtr.verl_plugin.mini_batches import mini_batches_of_rows, row_multiple
 from verl_videomtr.verl_plugin.recorder import Recorder, with_credit
 from verl_videomtr.verl_plugin.run_description import describe_run
 from verl_videomtr.verl_plugin.schedule import Schedule
+from verl_videomtr.verl_plugin.store import read_fields
 
 logger = logging.getLogger(__name__)
 logger.setLevel(logging.INFO)
 
-WATCHED_STEPS = 4
-"""Steps over which the share of lost trajectories is judged."""
 
-
-class VideoMTRMixin(PPOTrainer):
+class VideoMTRMixin(CountedRun, KeptCheckpoints):
     """What every trainer mode of the plugin adds to verl's."""
 
     base_mode: ClassVar[str]
@@ -63,7 +59,6 @@ class VideoMTRMixin(PPOTrainer):
         self.schedule = Schedule(self.videomtr.bootstrap)
         self.frame_counters = FrameCounters()
         self.recorder = Recorder(self.videomtr.dump, describe=lambda: describe_run(config))
-        self._recent: deque[tuple[int, int]] = deque(maxlen=WATCHED_STEPS)
         super().__init__(config)
 
     def _build_replay_buffer(self) -> Any:
@@ -71,20 +66,6 @@ class VideoMTRMixin(PPOTrainer):
         if self.base_mode != "separate_async":  # there the interval also tells verl how idle the trainer is
             replay_buffer.poll_interval = self.videomtr.poll_seconds
         return replay_buffer
-
-    def _step_once(self, *args: Any, **kwargs: Any) -> Any:
-        try:
-            return super()._step_once(*args, **kwargs)
-        except RuntimeError as error:
-            # verl's own text advises a refill of failed groups, which does not help where every one fails.
-            if "no materializable trajectories" in str(error):
-                raise RuntimeError(self._say_all_lost(f"step {self.global_steps}")) from error
-            raise
-
-    def _balance_batch(self, batch: Any, *args: Any, **kwargs: Any) -> Any:
-        if not batch.keys:
-            raise RuntimeError(self._say_all_lost(f"step {self.global_steps}"))
-        return super()._balance_batch(batch, *args, **kwargs)
 
     def _get_required_batch_multiple(self, dp_size: int) -> int:
         if not self.videomtr.episode.slides:
@@ -112,16 +93,17 @@ class VideoMTRMixin(PPOTrainer):
 
     def _compute_advantage(self, batch: Any, metrics: dict) -> Any:
         fields = ["extra_fields", "response_mask"] + (["values"] if self.use_critic else [])
-        data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=fields)
+        data = read_fields(batch, fields)
         extra_fields = data.pop("extra_fields").tolist()
-        rows = real_rows(batch.tags, extra_fields, base_mode=self.base_mode)
+        pays_bonus = self.config.algorithm.adv_estimator == BONUS_ESTIMATOR
+        rows = real_rows(batch.tags, extra_fields, all_needed=pays_bonus)
         trajectories = distinct_trajectories(rows)
-        lost = self._report(trajectories, metrics)
-        metrics.update(self.frame_counters.since_last(extra_fields[row.place][FRAMES_FIELD] for row in rows))
+        if trajectories:
+            self._report(trajectories, metrics)
         values = data.to_padded_tensor()["values"].float() if self.use_critic else None
         bonus = None
         with contextlib.ExitStack() as stack:
-            if self.config.algorithm.adv_estimator == BONUS_ESTIMATOR:
+            if pays_bonus:
                 assert values is not None
                 bonus = self.schedule.next_bonus(trajectories, metrics)
                 context = make_batch_context(
@@ -129,14 +111,13 @@ class VideoMTRMixin(PPOTrainer):
                 )
                 stack.enter_context(batch_context(context))
             batch = super()._compute_advantage(batch, metrics)
-        self._record(batch, rows, lost, metrics, values=values, bonus=bonus)
+        self._record(batch, rows, metrics, values=values, bonus=bonus)
         return batch
 
     def _record(
         self,
         batch: Any,
         rows: Sequence[TrajectoryRow],
-        lost: Sequence[dict[str, Any]],
         metrics: dict,
         *,
         values: Any,
@@ -146,35 +127,18 @@ class VideoMTRMixin(PPOTrainer):
         if not self.recorder.is_on:
             return
         started = time.monotonic()
-        credit = tq.kv_batch_get(
-            keys=batch.keys, partition_id=batch.partition_id, select_fields=["advantages", "returns"]
-        )
+        credit = read_fields(batch, ["advantages", "returns"])
         trajectories = with_credit(
             rows, bonus=bonus, advantages=credit["advantages"], returns=credit["returns"], values=values
         )
-        self.recorder.record_step(trajectories, lost, step=self.global_steps)
+        self.recorder.record_step(trajectories, [], step=self.global_steps)
         metrics["videomtr/seconds/record"] = time.monotonic() - started
 
-    def _report(self, trajectories: Sequence[Trajectory], metrics: dict) -> list[dict[str, Any]]:
-        """Log the step's metrics, stop where too many trajectories are lost, and return the losses."""
+    def _report(self, trajectories: Sequence[Trajectory], metrics: dict) -> None:
+        """Log the metrics of what is trained."""
         started = time.monotonic()
         metrics.update(summarize(trajectories))
-        lost = self._drain_lost()
-        metrics["videomtr/video/unreadable"] = float(sum(report["kind"] == "unreadable" for report in lost))
-        metrics["videomtr/episode/failed"] = float(sum(report["kind"] == "failed" for report in lost))
-        # Over steps, not within one: asynchronous trainers hear of a lost prompt before its batch is trained.
-        self._recent.append((len(lost), len(trajectories)))
-        num_lost, num_played = (sum(column) for column in zip(*self._recent, strict=True))
-        share = num_lost / (num_lost + num_played)
-        most = self.videomtr.video.max_unreadable_share
-        if num_lost > 1 and share > most:
-            raise RuntimeError(
-                f"{num_lost} of the last {num_lost + num_played} trajectories were lost ({share:.0%}); expected at "
-                f"most videomtr.video.max_unreadable_share={most}; {_name_some(lost)}; "
-                "mend the files (python -m data_prep.check lists them) or the reward function"
-            )
         metrics["videomtr/seconds/report"] = time.monotonic() - started
-        return lost
 
     def _val_metrics_update(
         self, data_sources: Any, sample_uids: Any, reward_extra_infos_dict: Any, *args: Any, **kwargs: Any
@@ -182,34 +146,22 @@ class VideoMTRMixin(PPOTrainer):
         self.recorder.record_validation(reward_extra_infos_dict.get(TRAJECTORY_KEY, ()), step=self.global_steps)
         return super()._val_metrics_update(data_sources, sample_uids, reward_extra_infos_dict, *args, **kwargs)
 
+    def step(self, metrics: dict, timing_raw: dict) -> Any:
+        batch = super().step(metrics, timing_raw)
+        metrics.update(self.frame_counters.since_last(self.agent_loop_manager.frame_counts()))
+        return batch
+
     def _validate(self) -> dict[str, float]:
-        before = len(self._drain_lost(keep=True))
-        try:
-            metrics = super()._validate()
-        except ValueError as error:
-            # verl asks TransferQueue for no keys at all where a validation batch has no trajectory.
-            if len(self._drain_lost(keep=True)) > before:
-                raise RuntimeError(self._say_all_lost("a validation batch")) from error
-            raise
-        lost = self._drain_lost()[before:]
-        self.recorder.record_validation_losses(lost, step=self.global_steps)
-        metrics["videomtr/val/lost"] = float(len(lost))
-        return metrics
+        metrics = super()._validate()
+        counted = self.frame_counters.since_last(self.agent_loop_manager.frame_counts())
+        return {**metrics, **{name.replace("videomtr/", "videomtr/val/", 1): count for name, count in counted.items()}}
 
-    def _say_all_lost(self, where: str) -> str:
-        lost = self._drain_lost()
-        return (
-            f"{where} has no trajectory at all: {len(lost)} were lost; expected at least one; {_name_some(lost)}; "
-            "the agent-loop workers logged each; check videomtr.video.root and the reward function"
-        )
-
-    @staticmethod
-    def _drain_lost(*, keep: bool = False) -> list[dict[str, Any]]:
-        """Take the workers' reports of trajectories that they could not make since the last call."""
-        reports = (tq.kv_list(LOST_PARTITION) or {}).get(LOST_PARTITION, {})
-        if reports and not keep:
-            tq.kv_clear(keys=list(reports), partition_id=LOST_PARTITION)
-        return list(reports.values())
+    def on_lost(self, partition: Partition, losses: Losses) -> None:
+        reports = [report.to_dict() for report in losses.reports]
+        if partition == "train":
+            self.recorder.record_step([], reports, step=self.global_steps)
+        else:
+            self.recorder.record_validation_losses(reports, step=self.global_steps)
 
     def _save_checkpoint(self) -> None:
         # Before verl's own: it announces the checkpoint as complete at its end.
@@ -223,10 +175,6 @@ class VideoMTRMixin(PPOTrainer):
         trainer = self.config.trainer
         folder = Path(trainer.default_local_dir) / f"global_step_{self.global_steps}"
         self.schedule.load(Path(trainer.resume_from_path) if trainer.resume_mode == "resume_path" else folder)
-
-
-def _name_some(lost: Sequence[dict[str, Any]], most: int = 3) -> str:
-    return "; ".join(f"sample {report.get('sample_id')!r}: {report.get('error')}" for report in lost[:most])
 
 
 @register_trainer("video_mtr_sync")

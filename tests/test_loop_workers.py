@@ -1,0 +1,195 @@
+"""Lost trajectories between verl's worker, a real TransferQueue and verl's replay buffers: none goes uncounted.
+
+The worker, the trainer and the queue are the real ones; only the language model's words are given.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+
+import numpy as np
+import pytest
+import ray
+import transfer_queue as tq
+from omegaconf import OmegaConf, open_dict
+from plugin_setting import ANSWER, Server, make_sample
+from verl.experimental.agent_loop.agent_loop import AgentLoopMetrics, AgentLoopOutput
+
+pytest_plugins = ["plugin_setting"]
+
+
+@pytest.fixture(scope="module")
+def queue():
+    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False)
+    tq.init(OmegaConf.create({"backend": {"SimpleStorage": {"num_data_storage_units": 1}}}))
+    yield
+    tq.close()
+    ray.shutdown()
+
+
+class EmptyLoop:
+    """An agent loop that gives nothing back, as verl allows."""
+
+    def __init__(self, **kwargs) -> None:
+        pass
+
+    async def run(self, sampling_params, **kwargs):
+        return []
+
+
+class UnwritableLoop(EmptyLoop):
+    """One whose output verl cannot turn into a row: no response, and a reward for its last token."""
+
+    async def run(self, sampling_params, **kwargs):
+        return AgentLoopOutput(
+            prompt_ids=[1],
+            response_ids=[],
+            response_mask=[],
+            num_turns=2,
+            reward_score=1.0,
+            metrics=AgentLoopMetrics(),
+            extra_fields={"reward_extra_info": {}},
+        )
+
+
+class Run:
+    """A trainer and one worker in this process, with the hand-out of prompts between them."""
+
+    def __init__(self, setting, mode: str, *overrides: str) -> None:
+        from verl.trainer.ppo.v1 import get_trainer_cls
+
+        from verl_videomtr.verl_plugin.loop_workers import LoopManager, LoopWorker
+
+        composed = setting._composed.config("data.train_batch_size=4", *overrides)
+        with open_dict(composed):
+            composed.trainer.v1.trainer_mode = mode
+        self.trainer = get_trainer_cls(mode)(composed)
+        setting.loop(composed, [])  # gives the loop's class a worker whose frames are made on the spot
+        self.manager = LoopManager(composed, llm_client=None)
+        self.manager.agent_loop_workers = []
+        self.trainer.agent_loop_manager = self.manager
+        self.trainer.global_steps = 1
+        self.worker = LoopWorker(composed, Server(setting.tokenizer, [ANSWER] * 100), None, None)
+        self.uids = (f"{id(self)}u{number}" for number in itertools.count())
+        self.trainer.replay_buffer.refill_fn = lambda count: self.hand_out(["/videos/broken.mp4"] * count)
+
+    def hand_out(self, videos: list[str], *, partition: str = "train", agent: str = "video_mtr") -> None:
+        """Ask for one prompt a video, as the trainer does, and play to the end."""
+        from verl.utils import tensordict_utils as tu
+
+        from verl_videomtr.verl_plugin.loop_workers import list_asked
+
+        rows = [make_sample(video=video, sample_id=video, index=place).to_row() for place, video in enumerate(videos)]
+        for row in rows:
+            row["raw_prompt"] = row.pop("prompt")
+            row["agent_name"] = agent
+            row["index"] = row["extra_info"]["index"]
+            if row["extra_info"]["video"] == "schema":
+                row["extra_info"]["answer"] = None
+        uids = [next(self.uids) for _ in rows]
+        columns = {name: np.array([*(row[name] for row in rows), None], dtype=object)[:-1] for name in rows[0]}
+        batch = tu.get_tensordict({**columns, "uid": np.array(uids, dtype=object)})
+        tu.assign_non_tensor_data(batch, "global_steps", 1)
+        if partition == "val":
+            tu.assign_non_tensor_data(batch, "validate", True)
+        tags = [{"is_prompt": True, "status": "pending", "global_steps": 1} for _ in rows]
+        tq.kv_batch_put(keys=uids, partition_id=partition, tags=tags)
+        self.manager.ledger.ask(list_asked(batch, rollout=self.manager.rollout_config))
+
+        async def play() -> None:
+            await self.worker.generate_sequences(batch)
+            while self.worker.background_tasks:
+                await asyncio.gather(*self.worker.background_tasks)
+            self.manager._take(0, await self.worker.pulse(0))
+
+        asyncio.run(play())
+
+    def sample(self, count: int = 4, partition: str = "train"):
+        batch, _ = self.trainer.replay_buffer.sample(global_steps=1, partition_id=partition, batch_size=count)
+        tq.kv_clear(keys=batch.keys, partition_id=partition)
+        return batch
+
+
+@pytest.fixture
+def make_run(queue, setting):
+    yield lambda mode, *overrides: Run(setting, mode, *overrides)
+    for partition, items in (tq.kv_list() or {}).items():
+        if items:
+            tq.kv_clear(keys=list(items), partition_id=partition)
+
+
+def test_every_kind_of_loss_is_counted_and_has_a_reason(make_run):
+    run = make_run("video_mtr_sync", "videomtr.video.max_unreadable_share=1.0")
+    run.hand_out(["/videos/good.mp4", "/videos/broken.mp4", "schema", "/videos/good.mp4"])
+    assert len(run.sample().keys) == 2
+    losses = run.manager.ledger.take("train")
+    assert (losses.num_asked, losses.num_lost) == (4, 2)
+    assert {(report.sample_id, report.kind) for report in losses.reports} == {
+        ("/videos/broken.mp4", "unreadable"),
+        ("schema", "failed"),
+    }
+    assert run.manager.ledger.open_samples() == []
+
+
+@pytest.mark.parametrize("agent", ["empty", "unwritable", "unknown"])
+def test_what_verl_itself_loses_behind_any_agent_loop_is_counted_too(make_run, monkeypatch, agent):
+    # verl's own code loses these: no output, one that it cannot store, a loop that nobody registered.
+    from verl.experimental.agent_loop.agent_loop import _agent_loop_registry
+
+    for name, loop in (("empty", "EmptyLoop"), ("unwritable", "UnwritableLoop")):
+        monkeypatch.setitem(_agent_loop_registry, name, {"_target_": f"{__name__}.{loop}"})
+    run = make_run("video_mtr_sync", "videomtr.video.max_unreadable_share=1.0")
+    run.hand_out(["/videos/a.mp4", "/videos/b.mp4"], agent=agent)
+    run.hand_out(["/videos/good.mp4"] * 2)
+    assert len(run.sample().keys) == 2
+    losses = run.manager.ledger.take("train")
+    assert (losses.num_asked, losses.num_lost, losses.count("failed")) == (4, 2, 2)
+
+
+def test_a_batch_without_any_trajectory_stops_the_run_with_the_reason(make_run):
+    run = make_run("video_mtr_sync")
+    run.hand_out(["/videos/broken.mp4"] * 4)
+    with pytest.raises(RuntimeError, match=r"4 of the last 4 trajectories were lost \(100%\).*cannot be read"):
+        run.sample()
+
+
+def test_a_failing_asynchronous_run_ends_instead_of_refilling_for_ever(make_run):
+    run = make_run("video_mtr_colocate_async")
+    run.hand_out(["/videos/broken.mp4"] * 4)
+    with pytest.raises(RuntimeError, match=r"trajectories were lost \(100%\)"):
+        run.sample()
+
+
+def test_unreadable_videos_are_refilled_where_verl_is_told_to(make_run):
+    run = make_run(
+        "video_mtr_sync", "trainer.v1.sampler.sync_refill_failed_groups=true", "videomtr.video.max_unreadable_share=1.0"
+    )
+    refilled = []
+
+    def refill(count: int) -> None:
+        refilled.append(count)
+        run.hand_out(["/videos/good.mp4"] * count)
+
+    run.trainer.replay_buffer.refill_fn = refill
+    run.hand_out(["/videos/good.mp4"] * 3 + ["/videos/broken.mp4"])
+    assert len(run.sample().keys) == 4
+    assert refilled == [1]
+    assert run.manager.ledger.take("train").num_lost == 1
+
+
+def test_validation_losses_are_validations_own(make_run):
+    run = make_run("video_mtr_sync")
+    run.hand_out(["/videos/good.mp4"] * 3 + ["/videos/broken.mp4"])
+    run.hand_out(["/videos/broken.mp4"] * 3 + ["/videos/good.mp4"], partition="val")
+    assert len(run.sample(partition="val").keys) == 1
+    assert run.manager.ledger.take("val").num_lost == 3
+    assert len(run.sample().keys) == 3
+    training = run.manager.ledger.take("train")
+    assert (training.num_asked, training.num_lost) == (4, 1)
+
+
+def test_a_manager_that_counts_nothing_is_refused(make_run):
+    run = make_run("video_mtr_sync")
+    with pytest.raises(ValueError, match=r"object counts no lost.*set actor_rollout_ref.rollout.agent.agent_loop_mana"):
+        run.trainer.fit(object())
