@@ -7,8 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
+import re
+import signal
+import time
 
 import numpy as np
+import psutil
 import pytest
 import ray
 import transfer_queue as tq
@@ -193,3 +198,49 @@ def test_a_manager_that_counts_nothing_is_refused(make_run):
     run = make_run("video_mtr_sync")
     with pytest.raises(ValueError, match=r"object counts no lost.*set actor_rollout_ref.rollout.agent.agent_loop_mana"):
         run.trainer.fit(object())
+
+
+@ray.remote(num_cpus=0)
+class Sleeper:
+    """An actor with a process of its own."""
+
+    def pid(self) -> int:
+        return os.getpid()
+
+
+def wait_until(condition, seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def test_a_killed_actor_is_seen_with_its_pid_and_its_log(queue):
+    from verl_videomtr.verl_plugin.processes import RayProcess
+
+    actor = Sleeper.remote()
+    process = RayProcess("sleeper 0", actor)
+    pid = ray.get(actor.pid.remote())
+    wait_until(lambda: process.look().state == "answers" and "pid" in process.where())
+    os.kill(pid, signal.SIGSTOP)
+    process.look()
+    assert process.look().state == "silent"
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: process.look().state == "dead")
+    assert re.fullmatch(rf"pid {pid} on [\d.]+, its log: /\S+-{pid}\.err", process.where())
+    assert process.look().cause.startswith("its worker process has died")
+    assert "Some common causes" not in process.look().cause
+
+
+def test_a_trainer_that_stands_still_is_ended_by_a_worker(queue):
+    from verl_videomtr.verl_plugin.loop_workers import _TrainerGuard
+
+    trainer = Sleeper.remote()
+    pid = ray.get(trainer.pid.remote())
+    guard = _TrainerGuard(4.0, trainer, pid, ray.get_runtime_context().get_node_id())
+    for _ in range(3):
+        time.sleep(2)
+        guard.heard()
+    assert psutil.pid_exists(pid)
+    os.kill(pid, signal.SIGSTOP)
+    wait_until(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
