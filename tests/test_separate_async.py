@@ -36,7 +36,7 @@ def test_trainer_is_verls_own_under_its_own_name():
     assert type(trainer.replay_buffer).__name__ == "ReplayBufferAsync"
     # The interval tells verl how idle the trainer was, so it stays verl's.
     assert trainer.replay_buffer.poll_interval == 2.0
-    assert trainer.bootstrap.config.max_turns == 3
+    assert trainer.schedule.bootstrap.config.max_turns == 3
 
 
 @pytest.mark.parametrize(
