@@ -61,7 +61,7 @@ def test_rows_of_one_trajectory_share_an_id(setting):
     outputs = setting.play(
         [LOOK, LOOK, ANSWER], "videomtr.episode.window=0", "videomtr.episode.initial_frames=4"
     ).outputs
-    rows = real_rows([{}] * 3, [output.extra_fields for output in outputs], base_mode="sync")
+    rows = real_rows([{}] * 3, [output.extra_fields for output in outputs], all_needed=True)
     keys = ["u_0_0", "u_0_1", "u_0_2", "u_1_0"]
     context = make_batch_context(rows, keys=keys, values=torch.zeros(4, 200), bonus=0.0, credit=CreditConfig())
     ids = context.trajectory_ids.tolist()

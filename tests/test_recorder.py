@@ -159,7 +159,7 @@ def test_nothing_is_written_without_a_folder(setting):
 def test_credit_is_taken_at_each_turns_last_token(setting, window):
     overrides = [f"videomtr.episode.window={window}", "videomtr.episode.initial_frames=4"]
     outputs = setting.play([LOOK, [], ANSWER], *overrides).outputs
-    rows = real_rows([{}] * len(outputs), [output.extra_fields for output in outputs], base_mode="sync")
+    rows = real_rows([{}] * len(outputs), [output.extra_fields for output in outputs], all_needed=True)
     # In the batch the rows stand in another order, behind one of padding.
     rows = [dataclasses.replace(row, place=len(rows) - row.place) for row in rows]
     width = max(len(output.response_ids) for output in outputs)
