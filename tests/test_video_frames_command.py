@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 from verl_videomtr.cli import main
+from verl_videomtr.episode import spread
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +34,10 @@ def test_a_range_of_indices_or_seconds_is_what_a_retrieval_returns(video, tmp_pa
     out = tmp_path / "out.npz"
     assert main(["frames", str(video), "--range", "10,13", "--npz", str(out)]) == 0
     assert np.load(out)["frame_indices"].tolist() == [10, 11, 12, 13]
+    assert main(["frames", str(video), "--range", "10,90", "--npz", str(out)]) == 0
+    assert np.load(out)["frame_indices"].tolist() == spread(10, 90, 8)
+    assert main(["frames", str(video), "--range", "10,90", "--num-frames", "16", "--npz", str(out)]) == 0
+    assert np.load(out)["frame_indices"].tolist() == spread(10, 90, 16)
     assert main(["frames", str(video), "--range", "1s,2s", "--npz", str(out)]) == 0
     times = np.load(out)["times_seconds"]
     assert 1 <= times.min() < 1.1

@@ -1,6 +1,7 @@
 """`videomtr frames VIDEO`: what the policy would see of a video, as a table, an npz file or a contact sheet.
 
-Without a range, the overview that opens an episode; with one, what a retrieval of that range brings back.
+Without a range, the overview that opens an episode; with one, what a retrieval of that range brings back. At most as
+many frames as the paper's n_0 and n_k; `--num-frames` says it for another budget.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from verl_videomtr.episode import spread
+from verl_videomtr.episode import EpisodeConfig, spread
 from verl_videomtr.video.pool import FramePool, PoolConfig, open_pool
 from verl_videomtr.video.sheet import contact_sheet
 
@@ -18,7 +19,13 @@ from verl_videomtr.video.sheet import contact_sheet
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("video", metavar="VIDEO", help="a video file")
-    parser.add_argument("--num-frames", type=_positive, default=16, help="most frames to show (default: 16)")
+    episode = EpisodeConfig()
+    parser.add_argument(
+        "--num-frames",
+        type=_positive,
+        help=f"most frames to show (default: {episode.overview_frames}, an overview; with --range "
+        f"{episode.frames_per_retrieval}, a retrieval)",
+    )
     parser.add_argument("--pool-size", type=_positive, default=128, help="frames in the candidate pool (default: 128)")
     parser.add_argument(
         "--range", metavar="START,END", help="pool indices, inclusive (3,17), or seconds with an s (4.5s,20s)"
@@ -40,8 +47,12 @@ def run(args: argparse.Namespace) -> int:
     """
     config = PoolConfig(num_frames=args.pool_size, size=args.size, decoder=args.decoder)
     pool = open_pool(args.video, config)
-    start, end = _parse_range(args.range, pool) if args.range else (0, pool.num_frames - 1)
-    indices = np.array(spread(start, end, args.num_frames), dtype=np.int64)
+    episode = EpisodeConfig()
+    if args.range:
+        (start, end), most = _parse_range(args.range, pool), episode.frames_per_retrieval
+    else:
+        start, end, most = 0, pool.num_frames - 1, episode.overview_frames
+    indices = np.array(spread(start, end, args.num_frames or most), dtype=np.int64)
     frames, times = pool.read(indices), pool.times_seconds[indices]
     print(
         f"{args.video}: {pool.duration_seconds:.2f} s, pool of {pool.num_frames} frames at "

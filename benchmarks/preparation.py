@@ -1,6 +1,6 @@
 """Time the data commands per 10,000 rows; no video is opened.
 
-    python -m benchmarks.data_prep [--rows 10000] [--rounds 5] [--json PATH]
+    python -m benchmarks.preparation [--rows 10000] [--rounds 5] [--json PATH]
 
 What runs, on made-up annotations in NExT-GQA's format, of which every question passes the filter:
 - `convert`: read the three annotation files, filter, make and check every sample;
