@@ -50,5 +50,5 @@ lock: ## resolve the requirements anew (asks the package index)
 	$(LOCK) requirements/cpu.in --override requirements/cpu.overrides -o requirements/cpu.lock
 	$(LOCK) requirements/gpu.in -o requirements/gpu.lock
 
-clean: ## remove the environment, caches and outputs
-	rm -rf .venv .cache outputs .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info
+clean: ## remove the environment and caches; what was trained stays in outputs/
+	rm -rf .venv .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info

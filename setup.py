@@ -15,6 +15,8 @@ def requirements(name: str) -> list[str]:
 
 # The one place where the supported range of verl stands is requirements/base.in.
 VERL = next(line for line in requirements("base.in") if line.startswith("verl"))
+# A decoder by name that nothing needs unless it is asked for.
+DECORD = next(line for line in requirements("dev.in") if line.startswith("decord"))
 
 setup(
     name="verl-videomtr",
@@ -23,11 +25,28 @@ setup(
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
+    project_urls={"Paper": "https://arxiv.org/abs/2508.20478", "verl": "https://github.com/verl-project/verl"},
+    keywords=["reinforcement learning", "video", "multimodal", "verl", "LLM"],
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3 :: Only",
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
     python_requires=">=3.10,<3.13",
+    # `data_prep` keeps the name by which its commands are called. Recipes are scripts around these, run from a clone.
     packages=find_namespace_packages(include=["verl_videomtr*", "data_prep*", "hydra_plugins*"]),
     package_data={"verl_videomtr": ["conf/**/*.yaml", "prompts/*.yaml", "report/template/*"]},
     install_requires=requirements("base.in"),
-    extras_require={"dev": requirements("dev.in"), "vllm": [VERL.replace("verl", "verl[vllm]", 1)]},
+    extras_require={
+        "decord": [DECORD],
+        "dev": requirements("dev.in"),
+        "vllm": [VERL.replace("verl", "verl[vllm]", 1)],
+    },
     entry_points={
         "verl.plugins": ["videomtr = verl_videomtr.verl_plugin.register"],
         "console_scripts": ["videomtr = verl_videomtr.cli:main"],

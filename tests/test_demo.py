@@ -12,78 +12,62 @@ import time
 from multiprocessing import resource_tracker, shared_memory
 from pathlib import Path
 
+import psutil
 import pytest
 from hydra import compose, initialize_config_module
 from report_pages import record, write_lines
 
 from recipes.demo import main as demo
+from recipes.demo.run_watch import SHARED_MEMORY, RunWatch
 
-needs_shared_memory = pytest.mark.skipif(
-    not (demo.SHARED_MEMORY.is_dir() and Path("/proc/self/maps").exists()), reason="no /dev/shm or no /proc"
-)
+needs_linux = pytest.mark.skipif(platform.system() != "Linux", reason="/proc, /dev/shm and subreapers are Linux's")
+
+LEAVE_AN_ORPHAN = """
+import os, signal, subprocess, sys
+child = "import time; from multiprocessing import resource_tracker, shared_memory as s;" \\
+        "m = s.SharedMemory(create=True, size=4096); resource_tracker.unregister(m._name, 'shared_memory');" \\
+        "print(m.name, flush=True); time.sleep(60)"
+subprocess.Popen([sys.executable, "-c", child], start_new_session=True)
+signal.pause()
+"""
 
 
 @pytest.fixture
-def make_segment():
-    """Make named segments that this test alone cleans up."""
-    made = []
-
-    def make() -> shared_memory.SharedMemory:
-        segment = shared_memory.SharedMemory(create=True, size=4096)
-        resource_tracker.unregister(segment._name, "shared_memory")
-        made.append(segment)
-        return segment
-
-    yield make
-    for segment in made:
-        segment.close()
-        (demo.SHARED_MEMORY / segment.name).unlink(missing_ok=True)
-
-
-@needs_shared_memory
-def test_orphaned_segments_go_and_mapped_ones_stay(make_segment):
-    old = make_segment()
-    old.close()
-    # Whatever other programs have made meanwhile is not this test's to remove.
-    before = set(demo.SHARED_MEMORY.glob("psm_*"))
-    mapped, orphan = make_segment(), make_segment()
-    orphan.close()
-    demo.remove_orphaned_segments(before)
-    assert [(demo.SHARED_MEMORY / segment.name).exists() for segment in (old, mapped, orphan)] == [True, True, False]
-
-
-@needs_shared_memory
-def test_segments_mapped_by_another_process_stay_until_it_ends(make_segment):
-    before = set(demo.SHARED_MEMORY.glob("psm_*"))
-    segment = make_segment()
-    path = demo.SHARED_MEMORY / segment.name
-    hold = (
-        "import mmap, sys; file = open(sys.argv[1], 'r+b'); held = mmap.mmap(file.fileno(), 0);"
-        "print('held', flush=True); sys.stdin.read()"
-    )
-    with subprocess.Popen(
-        [sys.executable, "-c", hold, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as holder:
-        assert holder.stdout.readline() == "held\n"
-        segment.close()
-        demo.remove_orphaned_segments(before)
-        assert path.exists()
-        holder.stdin.close()
-        holder.wait(30)
-    demo.remove_orphaned_segments(before)
-    assert not path.exists()
-
-
-@needs_shared_memory
-@pytest.mark.skipif(os.name != "posix" or os.getuid() != 0, reason="only root can give a file away")
-def test_another_users_segment_stays(make_segment):
-    before = set(demo.SHARED_MEMORY.glob("psm_*"))
-    segment = make_segment()
+def others_segment():
+    """A segment that another program made within the same time, and has not open now."""
+    segment = shared_memory.SharedMemory(create=True, size=4096)
+    resource_tracker.unregister(segment._name, "shared_memory")
     segment.close()
-    path = demo.SHARED_MEMORY / segment.name
-    os.chown(path, 65534, -1)
-    demo.remove_orphaned_segments(before)
-    assert path.exists()
+    path = SHARED_MEMORY / segment.name
+    yield path
+    path.unlink(missing_ok=True)
+
+
+@needs_linux
+@pytest.mark.parametrize("end", ["terminate", "kill"])
+def test_what_a_run_started_ends_with_it_and_only_its_own_segments_go(others_segment, end):
+    with RunWatch(wait_seconds=0.2) as watch:
+        trainer = subprocess.Popen([sys.executable, "-c", LEAVE_AN_ORPHAN], stdout=subprocess.PIPE, text=True)
+        own = SHARED_MEMORY / trainer.stdout.readline().strip()
+        until = time.monotonic() + 30
+        while own not in watch._segments and time.monotonic() < until:
+            time.sleep(0.05)
+        getattr(trainer, end)()
+        trainer.wait()
+        orphans = watch.processes()
+        assert any("shared_memory" in " ".join(orphan.cmdline()) for orphan in orphans)
+    assert not any(orphan.is_running() for orphan in orphans)
+    assert not own.exists()
+    assert others_segment.exists()
+
+
+@needs_linux
+def test_a_process_that_was_there_before_is_left_alone():
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as before:
+        with RunWatch(wait_seconds=0):
+            pass
+        assert before.poll() is None
+        before.kill()
 
 
 def test_written_command_runs_as_it_is(tmp_path):
@@ -109,7 +93,8 @@ def test_stop_ends_a_process_that_ignores_it_too(ignores):
         assert time.monotonic() - started < 20
 
 
-def test_interrupted_demo_says_so_in_one_line_and_exits_with_130(tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_demo_says_so_in_one_line_and_leaves_nothing_running(tmp_path, number):
     root = Path(demo.__file__).parents[2]
     with subprocess.Popen(
         [sys.executable, "-u", "-m", "recipes.demo.main", "--device", "cpu"],
@@ -122,12 +107,17 @@ def test_interrupted_demo_says_so_in_one_line_and_exits_with_130(tmp_path):
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
         assert process.stdout.readline().startswith("videos: ")
-        process.send_signal(signal.SIGINT)
+        while not (children := psutil.Process(process.pid).children()):
+            time.sleep(0.02)
+        (maker,) = children
+        process.send_signal(number)
         _, stderr = process.communicate(timeout=60)
     assert (process.returncode, stderr) == (
-        130,
+        128 + number,
         "demo: interrupted; run it again: finished videos and base model are kept\n",
     )
+    # Whoever inherits it may be slow to bury it.
+    assert not maker.is_running() or maker.status() == psutil.STATUS_ZOMBIE
 
 
 def test_changed_settings_get_folders_of_their_own(monkeypatch):

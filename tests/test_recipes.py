@@ -129,6 +129,7 @@ def test_a_recipe_names_the_verl_that_it_was_tested_with(name):
     lines = (ROOT / "recipes" / name / "REQUIRED_VERL.txt").read_text().splitlines()
     pins = dict(line.split("=", 1) for line in lines if not line.startswith("#"))
     assert pins["VERL_VERSION"] == version("verl")
+    assert (pins["MODE"], pins["TAG"]) == ("pinned_tag", f"v{pins['VERL_VERSION']}")
     wanted = next(Requirement(text) for text in requires("verl_videomtr") if Requirement(text).name == "verl")
     assert pins["VERL_VERSION"] in wanted.specifier
     assert f"verl[vllm]=={pins['VERL_VERSION']}" in pins["PIP_INSTALL"]

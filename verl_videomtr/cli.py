@@ -11,6 +11,8 @@ import importlib
 import sys
 from collections.abc import Sequence
 
+from verl_videomtr.missing_packages import explain
+
 COMMANDS = {
     "doctor": ("verl_videomtr.verl_plugin.doctor.command", "say whether a launch would run, and what mends it"),
     "plan": ("verl_videomtr.verl_plugin.plan_command", "say what a launch would need: tokens, bytes, memory, time"),
@@ -38,15 +40,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     if command not in COMMANDS:
         parser.parse_args(arguments)
         return 2
-    module = importlib.import_module(COMMANDS[command][0])
-    module.add_arguments(parsers[command])
-    # Overrides may stand before, between and behind options.
-    args = parsers[command].parse_intermixed_args(arguments[1:])
     try:
+        module = importlib.import_module(COMMANDS[command][0])
+        module.add_arguments(parsers[command])
+        # Overrides may stand before, between and behind options.
+        args = parsers[command].parse_intermixed_args(arguments[1:])
         return int(module.run(args))
+    except ImportError as error:
+        if (reason := explain(error)) is None:
+            raise
     except (ValueError, OSError) as error:
-        print(f"videomtr {command}: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+        reason = " ".join(str(error).split())
+    print(f"videomtr {command}: {reason}", file=sys.stderr)
+    return 2
 
 
 if __name__ == "__main__":

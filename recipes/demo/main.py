@@ -9,29 +9,25 @@ Videos and base model are made once and kept in `.cache/demo`; each training run
 from __future__ import annotations
 
 import argparse
-import contextlib
 import hashlib
 import json
 import os
-import re
 import shlex
+import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from data_prep import synthetic
+from recipes.demo.run_watch import RunWatch
 from recipes.demo.summary import StepLine, summarize_run, write_summary
 from verl_videomtr.cli import main as videomtr
 
 CACHE = Path(".cache/demo")
 OUTPUTS = Path("outputs/demo")
-SHARED_MEMORY = Path("/dev/shm")
 SEED = 0
 TEACH_STEPS = 220
 DATA_ROWS = {"train": 512, "val": 96, "test": 96}
@@ -48,11 +44,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=24, help="training steps (default: %(default)s)")
     parser.add_argument("overrides", nargs="*", help="Hydra overrides for the training run")
     arguments = parser.parse_args(argv)
+    # As Ctrl-C does: what was started is ended on the way out.
+    signal.signal(signal.SIGTERM, _interrupt)
     try:
         return demo(arguments)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         print("demo: interrupted; run it again: finished videos and base model are kept", file=sys.stderr)
-        return 130
+        return 128 + (error.args[0] if error.args else signal.SIGINT)
+
+
+def _interrupt(number: int, _frame: object) -> None:
+    raise KeyboardInterrupt(number)
 
 
 def demo(arguments: argparse.Namespace) -> int:
@@ -152,19 +154,15 @@ def train(run: Path, data: Path, base: Path, arguments: argparse.Namespace) -> t
     variables = trainer_environment(run, arguments.device)
     (run / "command.txt").write_text(shell_command(command, variables), encoding="utf-8")
     print(f"training: {run / 'command.txt'}, log in {run / 'train.log'}", flush=True)
-    segments = set(SHARED_MEMORY.glob("psm_*"))
-    watch = MemoryWatch()
-    try:
-        with open(run / "train.log", "wb") as log, watch:
-            process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env={**os.environ, **variables})
-            try:
-                for line in follow_steps(run / "metrics.jsonl", process):
-                    print(line, flush=True)
-                code = process.wait()
-            finally:
-                stop(process)
-    finally:
-        remove_orphaned_segments(segments, wait_seconds=5)  # verl's weight transfer leaves them behind
+    watch = RunWatch()
+    with open(run / "train.log", "wb") as log, watch:
+        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env={**os.environ, **variables})
+        try:
+            for line in follow_steps(run / "metrics.jsonl", process):
+                print(line, flush=True)
+            code = process.wait()
+        finally:
+            stop(process)
     return code, watch.peak_gib
 
 
@@ -186,43 +184,6 @@ def stop(process: subprocess.Popen, wait_seconds: float = 60) -> None:
     finally:
         process.kill()
         process.wait()
-
-
-def remove_orphaned_segments(before: Set[Path], *, wait_seconds: float = 0) -> None:
-    """Remove the shared-memory segments that a run left behind.
-
-    A segment goes if it is not among `before`, is this user's, and no live process has it mapped: other programs make
-    segments of the same name meanwhile.
-
-    Args:
-        before: the segments that were there before the run.
-        wait_seconds: how long mapped segments are waited for: the run's workers end a little after it.
-    """
-    deadline = time.monotonic() + wait_seconds
-    while True:
-        mapped = _mapped_segments()
-        kept = False
-        for segment in set(SHARED_MEMORY.glob("psm_*")) - before:
-            with contextlib.suppress(OSError):
-                if segment.stat().st_uid != os.getuid():
-                    continue
-                if str(segment) in mapped:
-                    kept = True
-                else:
-                    segment.unlink()
-        if not kept or time.monotonic() >= deadline:
-            return
-        time.sleep(0.25)
-
-
-def _mapped_segments() -> set[str]:
-    """Paths of the segments that some process has mapped. A process that may not be looked into is another user's."""
-    pattern = re.compile(re.escape(f"{SHARED_MEMORY}/") + r"psm_\w+")
-    found: set[str] = set()
-    for maps in Path("/proc").glob("[0-9]*/maps"):
-        with contextlib.suppress(OSError):
-            found.update(pattern.findall(maps.read_text(errors="replace")))
-    return found
 
 
 def trainer_environment(run: Path, device: str) -> dict[str, str]:
@@ -271,30 +232,6 @@ def follow_entries(metrics: Path, process: subprocess.Popen) -> Iterator[dict[st
         if ended:
             return
         time.sleep(1)
-
-
-class MemoryWatch:
-    """Measures how far the machine's used memory rises while a block runs."""
-
-    def __enter__(self) -> MemoryWatch:
-        self._start = psutil.virtual_memory().used
-        self._peak = self._start
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        while not self._stop.wait(0.5):
-            self._peak = max(self._peak, psutil.virtual_memory().used)
-
-    @property
-    def peak_gib(self) -> float:
-        return (self._peak - self._start) / 2**30
 
 
 def print_failure(run: Path, code: int) -> None:

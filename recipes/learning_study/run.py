@@ -24,13 +24,12 @@ from typing import Any
 
 from data_prep import synthetic
 from recipes.demo.main import (
-    SHARED_MEMORY,
     follow_entries,
-    remove_orphaned_segments,
     shell_command,
     stop,
     trainer_environment,
 )
+from recipes.demo.run_watch import RunWatch
 from recipes.demo.summary import StepLine
 from recipes.learning_study import study, teach
 from recipes.learning_study.record import RESULTS, RecordError, RunRecord, Start, plan_start
@@ -99,24 +98,20 @@ def train(command: Sequence[str], folder: Path, record: RunRecord, start: Start)
     """Run verl's trainer and copy its steps into the record as they come; return its exit code."""
     variables = trainer_environment(folder, "cpu")
     (folder / "command.txt").write_text(shell_command(command, variables), encoding="utf-8")
-    segments = set(SHARED_MEMORY.glob("psm_*"))
     began = time.monotonic()
-    try:
-        with open(folder / "train.log", "ab") as log:
-            process = subprocess.Popen(
-                command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, env={**os.environ, **variables}
-            )
-            try:
-                for entry in follow(folder / "metrics.jsonl", process):
-                    if entry["step"] > start.step or not start.step:
-                        record.append(entry["step"], entry["data"])
-                        record.update_attempt(wall_seconds=round(time.monotonic() - began), to_step=entry["step"])
-                        print(StepLine.of(entry), flush=True)
-                code = process.wait()
-            finally:
-                stop(process)
-    finally:
-        remove_orphaned_segments(segments, wait_seconds=5)
+    with open(folder / "train.log", "ab") as log, RunWatch():
+        process = subprocess.Popen(
+            command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, env={**os.environ, **variables}
+        )
+        try:
+            for entry in follow(folder / "metrics.jsonl", process):
+                if entry["step"] > start.step or not start.step:
+                    record.append(entry["step"], entry["data"])
+                    record.update_attempt(wall_seconds=round(time.monotonic() - began), to_step=entry["step"])
+                    print(StepLine.of(entry), flush=True)
+            code = process.wait()
+        finally:
+            stop(process)
     record.update_attempt(wall_seconds=round(time.monotonic() - began), exit_code=code)
     return code
 

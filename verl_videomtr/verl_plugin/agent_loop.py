@@ -40,7 +40,6 @@ from verl_videomtr.verl_plugin.turn_end import TurnEnd, read_turn_end
 from verl_videomtr.video.service import FrameService
 
 logger = logging.getLogger(__name__)
-logger.setLevel(logging.INFO)
 
 
 class VideoMTROutput(AgentLoopOutput):

@@ -17,6 +17,8 @@ from wrapt import register_post_import_hook
 import verl_videomtr.conf  # noqa: F401  # workers resolve configurations too
 
 logger = logging.getLogger(__name__)
+# As verl's own modules do, once for all of this package's.
+logging.getLogger("verl_videomtr").setLevel(os.getenv("VERL_LOGGING_LEVEL", "INFO"))
 
 AGENT_LOOP = "video_mtr"
 _EDGE = "verl_videomtr.verl_plugin"

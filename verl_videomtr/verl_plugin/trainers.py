@@ -42,7 +42,6 @@ from verl_videomtr.verl_plugin.schedule import Schedule
 from verl_videomtr.verl_plugin.store import read_fields
 
 logger = logging.getLogger(__name__)
-logger.setLevel(logging.INFO)
 
 
 class VideoMTRMixin(CountedRun, KeptCheckpoints):

@@ -375,7 +375,12 @@ def _unlink(path: Path, inode: int) -> bool:
 
 
 def _versions(decoder: str) -> dict[str, str]:
-    versions = {name: metadata.version(name) for name in {"av", "decord" if decoder == "decord" else "av"}}
-    if decoder == "torchcodec":
-        versions["torchcodec"] = metadata.version("torchcodec")
-    return versions
+    # A decoder that is not installed is an error of its own, when a frame is asked for.
+    return {name: _version(name) for name in ("av", *({decoder} - {"pyav"}))}
+
+
+def _version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "not installed"

@@ -44,7 +44,7 @@ class Codec(Protocol):
     def encode(self, frame: np.ndarray) -> bytes:
         """Return the bytes of one (H, W, 3) uint8 frame."""
 
-    def decode(self, data: bytes | bytearray, out: np.ndarray) -> bool:
+    def decode(self, data: bytes | memoryview, out: np.ndarray) -> bool:
         """Write the frame that `data` holds into `out`; False where it holds none of that size."""
 
 
@@ -52,7 +52,7 @@ class _Raw:
     def encode(self, frame: np.ndarray) -> bytes:
         return frame.tobytes()
 
-    def decode(self, data: bytes | bytearray, out: np.ndarray) -> bool:
+    def decode(self, data: bytes | memoryview, out: np.ndarray) -> bool:
         if len(data) != out.nbytes:
             return False
         out[...] = np.frombuffer(data, dtype=np.uint8).reshape(out.shape)
@@ -65,7 +65,7 @@ class _Jpeg:
         Image.fromarray(frame).save(buffer, format="JPEG", quality=JPEG_QUALITY, subsampling=0)
         return buffer.getvalue()
 
-    def decode(self, data: bytes | bytearray, out: np.ndarray) -> bool:
+    def decode(self, data: bytes | memoryview, out: np.ndarray) -> bool:
         try:
             picture = np.asarray(Image.open(io.BytesIO(data), formats=["JPEG"]))
         except (ValueError, OSError, SyntaxError, Image.DecompressionBombError):
@@ -200,8 +200,11 @@ class CacheEntry:
         """
         codec = CODECS[self.header.form]
         found = np.zeros(len(rows), dtype=bool)
+        # One buffer for all: memory for each frame, given back and asked for again, costs more than the reading.
+        lengths = self._table["length"][rows]
+        buffer = np.empty(min(int(lengths.max(initial=0)), self._size), dtype=np.uint8).data
         for position, row in enumerate(rows):
-            data = self._read_frame(int(row))
+            data = self._read_frame(int(row), buffer)
             found[position] = data is not None and codec.decode(data, out[position])
         return found
 
@@ -260,20 +263,21 @@ class CacheEntry:
             raise CacheDamage("the header and the table differ in their number of frames")
         return header
 
-    def _read_frame(self, row: int) -> bytes | None:
+    def _read_frame(self, row: int, buffer: memoryview) -> memoryview | None:
         offset, length = int(self._table["offset"][row]), int(self._table["length"][row])
         # The bounds come first: a damaged row may ask for gigabytes.
         if not length or offset < self._data_offset or offset + length > self._size:
             return None
-        data = os.pread(self._fd, length, offset)
-        return data if len(data) == length and _checksum(data, row) == self._table["crc"][row] else None
+        data = buffer[:length]
+        is_whole = os.preadv(self._fd, [data], offset) == length and _checksum(data, row) == self._table["crc"][row]
+        return data if is_whole else None
 
 
 def _table_end(num_frames: int) -> int:
     return PREFIX.size + num_frames * _ROW.itemsize
 
 
-def _checksum(data: bytes, row: int) -> int:
+def _checksum(data: bytes | memoryview, row: int) -> int:
     # Begun with the row's number, so that another frame's bytes are not taken for this one's.
     return zlib.crc32(data, row)
 

@@ -42,7 +42,7 @@ def decode_decord(plan: PoolPlan, rows: np.ndarray, *, tick: Callable[[], None])
         import decord
     except (ImportError, OSError) as error:
         raise DecoderUnavailableError(
-            f"decord cannot be imported ({error})", path=plan.path, remedy="use decoder=auto"
+            f"decord cannot be imported ({error})", path=plan.path, remedy="pip install decord, or use decoder=auto"
         ) from error
     height, width = plan.size
     try:
