@@ -200,9 +200,7 @@ class CacheEntry:
         """
         codec = CODECS[self.header.form]
         found = np.zeros(len(rows), dtype=bool)
-        # One buffer for all: memory for each frame, given back and asked for again, costs more than the reading.
-        lengths = self._table["length"][rows]
-        buffer = np.empty(min(int(lengths.max(initial=0)), self._size), dtype=np.uint8).data
+        buffer = self._buffer(rows)
         for position, row in enumerate(rows):
             data = self._read_frame(int(row), buffer)
             found[position] = data is not None and codec.decode(data, out[position])
@@ -210,9 +208,10 @@ class CacheEntry:
 
     def read_blobs(self, rows: np.ndarray) -> list[bytes] | None:
         """Return the frames `rows` as they are stored, if all are there and whole, else None."""
-        blobs = [self._read_frame(int(row)) for row in rows]
-        whole = [blob for blob in blobs if blob is not None]
-        return whole if len(whole) == len(blobs) else None
+        buffer = self._buffer(rows)
+        blobs = (self._read_frame(int(row), buffer) for row in rows)
+        whole = [bytes(blob) for blob in blobs if blob is not None]
+        return whole if len(whole) == len(rows) else None
 
     def add(self, rows: np.ndarray, blobs: Sequence[bytes]) -> None:
         """Append `blobs` as the frames `rows`. The caller holds the entry's lock.
@@ -262,6 +261,11 @@ class CacheEntry:
         if header.num_frames != num_frames:
             raise CacheDamage("the header and the table differ in their number of frames")
         return header
+
+    def _buffer(self, rows: np.ndarray) -> memoryview:
+        # One for all frames of a look: memory given back and asked for again for each costs more than the reading.
+        longest = int(self._table["length"][rows].max(initial=0))
+        return np.empty(min(longest, self._size), dtype=np.uint8).data
 
     def _read_frame(self, row: int, buffer: memoryview) -> memoryview | None:
         offset, length = int(self._table["offset"][row]), int(self._table["length"][row])
