@@ -7,7 +7,7 @@ PY := .venv/bin/python
 INSTALLED := .venv/.installed-$(DEVICE)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow lint format lock clean
+.PHONY: help install demo test test-slow mutants lint format lock clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -33,6 +33,9 @@ test: $(INSTALLED) ## unit tests and one short run of the real trainer (under 20
 
 test-slow: $(INSTALLED) ## what takes longer: more families, kills and resumes, fuzzers
 	$(PY) -m pytest -m slow
+
+mutants: $(INSTALLED) ## plant faults in a copy of the code and see the quick tests catch each (minutes)
+	$(PY) tests/mutants.py
 
 lint: $(INSTALLED) ## ruff and mypy
 	.venv/bin/ruff check .

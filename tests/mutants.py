@@ -1,0 +1,253 @@
+"""Do the tests see faults? Plants one fault after the other in a copy of the package and runs the tests named for it.
+
+    python tests/mutants.py [words of a fault's name ...]
+
+Every fault must make a test fail; the copy without a fault must pass. What is heavy to import is imported once, and
+each fault is tried in a process of its own that is forked from there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import io
+import os
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = "verl_videomtr"
+COPIED = (PACKAGE, "tests", "data_prep", "recipes", "hydra_plugins", "pyproject.toml")
+MOST_SECONDS = 300
+
+
+@dataclasses.dataclass(frozen=True)
+class Fault:
+    """One fault, and where it must be seen."""
+
+    name: str
+    file: str
+    """Below the package."""
+    old: str
+    """A piece of code that stands once in the file."""
+    new: str
+    tests: tuple[str, ...]
+    """Below tests/, as pytest takes them."""
+
+
+POLICY, LOOP, TRAINERS = "test_token_policy.py", "test_agent_loop.py", "test_trainers.py"
+PARTS, RECORDS, FILES = "test_trainer_parts.py", "test_recorder.py", "test_trajectory_files.py"
+EPISODE, REWARDS, SCORING, ESTIMATORS = "test_episode.py", "test_rewards.py", "test_scoring.py", "test_estimators.py"
+ROLLOUT, HEADS = "test_rollout.py", "test_verl_value_heads.py"
+
+_SAVES = (
+    '        self.schedule.save(Path(self.config.trainer.default_local_dir) / f"global_step_{self.global_steps}")\n'
+)
+
+FAULTS = (
+    Fault("segment between frames takes the frame nearest to its start", "episode.py",
+          "middle = (start + end) / 2", "middle = start", (EPISODE,)),
+    Fault("segment outside the video counts", "episode.py", " if start < duration_seconds]", "]", (EPISODE,)),
+    Fault("segment over the end is not clipped", "episode.py", "(start, min(end, duration_seconds))", "(start, end)",
+          (EPISODE,)),
+    Fault("window is one turn too long", "episode.py", "len(self.turns) - self.config.window)",
+          "len(self.turns) - self.config.window - 1)", (ROLLOUT,)),
+    Fault("budget does not bound a retrieval", "episode.py", "min(self.config.frames_per_retrieval, left)",
+          "self.config.frames_per_retrieval", (EPISODE,)),
+    Fault("answer that just fitted is truncated", "episode.py", "        if isinstance(action, Answer):\n",
+          "        if isinstance(action, Answer) and not out_of_room:\n", (EPISODE,)),
+    Fault("best IoU moves only past the margin", "rewards.py", "else max(baseline, iou)",
+          "else (iou if improves else baseline)", (REWARDS,)),
+    Fault("the gate lets wrong answers through", "rewards.py",
+          "correct or config.gate is Gate.NONE", "True", (REWARDS,)),
+    Fault("the gate takes the last turn's format reward", "rewards.py", "formats[:-1] = [0.0] * (num_turns - 1)",
+          "formats = [0.0] * num_turns", (REWARDS,)),
+    Fault("a drop costs nothing", "rewards.py", "-config.drop_penalty * max", "0.0 * max", (REWARDS,)),
+    Fault("NaN is a reward", "scoring.py", "isinstance(value, numbers.Real) and math.isfinite(value)",
+          "isinstance(value, numbers.Real)", (SCORING,)),
+    Fault("reward functions run on the shared executor", "scoring.py",
+          'threading.Thread(target=work, name="videomtr-reward", daemon=True).start()',
+          "loop.run_in_executor(None, work)", (SCORING,)),
+    Fault("a failed server is an empty response", "verl_plugin/token_policy.py",
+          'FAILED_STOPS = ("error", "abort", "aborted", "cancelled")', "FAILED_STOPS = ()", (LOOP,)),
+    Fault("a response is not closed", "verl_plugin/token_policy.py",
+          "closed.append(self._turn_end.missing(self._sampled))", "pass", (POLICY,)),
+    Fault("special tokens are left out of the text", "verl_plugin/token_policy.py",
+          "self._tokenizer.decode(self._turn_end.without_end(self._sampled))",
+          "self._tokenizer.decode(self._sampled, skip_special_tokens=True)", (POLICY,)),
+    Fault("closing tokens are trained", "verl_plugin/token_policy.py", "self.mask = [*self.mask, *[0] * len(ids)]",
+          "self.mask = [*self.mask, *[1] * len(ids)]", (POLICY,)),
+    Fault("a slid context may be too long", "verl_plugin/token_policy.py",
+          "if self._room(continued) < 1 or continued.num_prompt_tokens > self._limits.segment_prompt:",
+          "if self._room(continued) < 1:", (POLICY,)),
+    Fault("room is counted without the context's limit", "verl_plugin/token_policy.py",
+          "room = min(room, self._limits.context - len(segment.ids))", "pass", (POLICY,)),
+    Fault("a slid context keeps a dropped turn's images", "verl_plugin/token_policy.py",
+          "for _, images in self._shown[first_turn:] for image in images",
+          "for _, images in self._shown for image in images", (POLICY, LOOP)),
+    Fault("the opened thought is not seen", "verl_plugin/token_policy.py",
+          'return "<think>" if', 'return "" if', (POLICY,)),
+    Fault("only the newest weights are kept", "verl_plugin/token_policy.py",
+          "        if oldest is not None:\n            self.server_fields",
+          "        if False:\n            self.server_fields", (POLICY,)),
+    Fault("a response of its whole limit counts as cut", "verl_plugin/token_policy.py",
+          " and self._sampled[-1] not in self._turn_end.end_ids", "", (POLICY,)),
+    Fault("end tokens of the generation config are not known", "verl_plugin/turn_end.py",
+          "return ends if isinstance(ends, list)", "return [] if isinstance(ends, list)", (POLICY,)),
+    Fault("a reward falls on the last token of its row", "verl_plugin/agent_loop.py",
+          "place, turn_of_place = (row, end - 1), turn",
+          "place, turn_of_place = (row, len(masks[row]) - 1), turn", (LOOP,)),
+    Fault("a turn without tokens takes no discount", "verl_plugin/agent_loop.py",
+          "gamma_turn ** (turn - turn_of_place) * reward", "reward", (LOOP,)),
+    Fault("rows without responses are trained", "verl_plugin/agent_loop.py", "if any(segment.mask)]", "]", (LOOP,)),
+    Fault("images and placeholders are not compared", "verl_plugin/agent_loop.py",
+          "        for row in rows:\n            self._check_images(sample, row)\n", "", (LOOP,)),
+    Fault("nothing is returned where verl does not pad", "verl_plugin/agent_loop.py",
+          'config.trainer.v1.trainer_mode == "sync" and not (', "not (", (LOOP,)),
+    Fault("a retrieval that brought nothing back is paid", "trajectory.py",
+          ' and bool(self.episode["returned"][turn])', "", (ESTIMATORS,)),
+    Fault("the bonus sits behind the retrieval", "verl_plugin/estimators.py",
+          "bonus_tokens[row.place, end - 1] = bonus", "bonus_tokens[row.place, end] = bonus", (ESTIMATORS,)),
+    Fault("R_acc is whether the answer is right", "verl_plugin/estimators.py",
+          'trajectory.components.get("acc", float(trajectory.correct))', "float(trajectory.correct)", (ESTIMATORS,)),
+    Fault("rows of a trajectory are told apart", "verl_plugin/estimators.py",
+          'key.rsplit("_", 1)[0]', "key", (ESTIMATORS,)),
+    Fault("the bonus is not added", "verl_plugin/estimators.py",
+          "token_level_rewards + context.bonus.to(token_level_rewards)", "token_level_rewards", (ESTIMATORS,)),
+    Fault("padding rows are counted", "verl_plugin/batch_rows.py", 'if tag.get("is_padding", False):', "if False:",
+          (PARTS, TRAINERS)),
+    Fault("a trajectory counts once a row", "verl_plugin/batch_rows.py", " if row.number == 0]", "]", (PARTS,)),
+    Fault("frame counts add up over steps", "verl_plugin/frame_counters.py", "self._before = now", "pass", (PARTS,)),
+    Fault("mini-batches keep their size while the context slides", "verl_plugin/mini_batches.py",
+          "role.ppo_mini_batch_size = rows // config.actor_rollout_ref.rollout.n", "pass", (PARTS, TRAINERS)),
+    Fault("sizes are not put back", "verl_plugin/mini_batches.py", "        role.ppo_mini_batch_size = configured\n",
+          "        pass\n", (PARTS,)),
+    Fault("the separate trainer divides its batch", "verl_plugin/mini_batches.py", 'if base_mode == "separate_async":',
+          "if False:", (PARTS,)),
+    Fault("the schedule is not loaded", "verl_plugin/schedule.py", "self.bootstrap.load_state_dict(", "dict(",
+          (PARTS, TRAINERS)),
+    Fault("another folder's schedule is resumed", "verl_plugin/trainers.py",
+          'Path(trainer.resume_from_path) if trainer.resume_mode == "resume_path" else folder', "folder", (TRAINERS,)),
+    Fault("the schedule is saved behind verl's announcement", "verl_plugin/trainers.py",
+          f"{_SAVES}        super()._save_checkpoint()\n", f"        super()._save_checkpoint()\n{_SAVES}",
+          (TRAINERS,)),
+    Fault("the warm-up pads for the actor", "verl_plugin/trainers.py",
+          "self.config.trainer.critic_warmup <= self.global_steps", "True", (TRAINERS,)),
+    Fault("verl's step runs outside the context", "verl_plugin/trainers.py",
+          "stack.enter_context(batch_context(context))", "batch_context(context)", (TRAINERS,)),
+    Fault("credit is taken one token early", "verl_plugin/recorder.py", "(place_of[number], end - 1)",
+          "(place_of[number], end - 2)", (RECORDS, TRAINERS)),
+    Fault("a resumed step is appended to the old one", "verl_plugin/recorder.py",
+          "            write_file(path, records)", "            append_to_file(path, records)", (RECORDS,)),
+    Fault("lost trajectories have no line", "verl_plugin/recorder.py",
+          "[*played, *_lost_records(lost, step=step)]", "played", (RECORDS,)),
+    Fault("a cut line is glued to the next", "trajectory_files.py",
+          "        _take_off_cut_line(file, path)\n", "", (FILES,)),
+    Fault("a cut line is not counted", "trajectory_files.py", "num_cut = 1", "pass", (FILES,)),
+    Fault("scoring anew keeps the old advantages", "rescore.py", "        if summary.num_changed:\n            records",
+          "        if False:\n            records", (RECORDS,)),
+    Fault("scoring anew believes the record", "rescore.py", "if differ := differences(record[\"episode\"], episode):",
+          "if differ := []:", (RECORDS,)),
+    Fault("a critic may load without its backbone", "verl_plugin/value_heads.py",
+          "    if missing or unexpected or mismatched:\n", "    if False:\n",
+          (f"{HEADS}::test_checkpoint_that_does_not_fit_raises",)),
+)  # fmt: skip
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("words", nargs="*", help="try only the faults whose names hold one of these")
+    words = parser.parse_args().words
+    faults = [fault for fault in FAULTS if not words or any(word in fault.name for word in words)]
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "copy"
+        copy.mkdir()
+        for name in COPIED:
+            copy_of = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+            copy_of(ROOT / name, copy / name)
+        _import_what_is_heavy()
+        return _try_all(faults, copy)
+
+
+def _try_all(faults: list[Fault], copy: Path) -> int:
+    if not faults:
+        print("no fault has such a name")
+        return 2
+    whole = sorted({test for fault in faults for test in fault.tests})
+    began = time.monotonic()
+    if not _passes(whole, copy):
+        print("the tests fail without any fault; run them first")
+        return 2
+    survived = []
+    for fault in faults:
+        path = copy / PACKAGE / fault.file
+        text = path.read_text(encoding="utf-8")
+        if text.count(fault.old) != 1:
+            print(f"STALE     {fault.name}: {fault.file} holds its piece {text.count(fault.old)} times; expected once")
+            survived.append(fault)
+            continue
+        path.write_text(text.replace(fault.old, fault.new), encoding="utf-8")
+        started = time.monotonic()
+        seen = not _passes(list(fault.tests), copy)
+        path.write_text(text, encoding="utf-8")
+        print(f"{'seen' if seen else 'SURVIVED':9} {time.monotonic() - started:5.1f} s  {fault.name}", flush=True)
+        survived += [] if seen else [fault]
+    print(f"{len(faults) - len(survived)} of {len(faults)} faults seen in {time.monotonic() - began:.0f} s")
+    return int(bool(survived))
+
+
+def _import_what_is_heavy() -> None:
+    """Import everything but this project, so that a forked process need not."""
+    os.environ["VERL_USE_EXTERNAL_PLUGINS"] = "none"
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() not in (ROOT, ROOT / "tests")]
+    sys.meta_path[:] = [finder for finder in sys.meta_path if "editable" not in getattr(finder, "__name__", "").lower()]
+    import warnings
+
+    warnings.simplefilter("ignore")
+    import hydra  # noqa: F401
+    import hypothesis  # noqa: F401
+    import pytest  # noqa: F401
+    import verl.experimental.agent_loop.agent_loop
+    import verl.trainer.ppo.v1
+    import verl.utils.dataset.rl_dataset  # noqa: F401
+
+
+def _passes(tests: list[str], copy: Path) -> bool:
+    """Run tests against the copy in a forked process; it fails, too, where that takes too long."""
+    child = os.fork()
+    if child == 0:
+        _run_tests(tests, copy)
+    deadline = time.monotonic() + MOST_SECONDS
+    while time.monotonic() < deadline:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status) == 0
+        time.sleep(0.05)
+    os.kill(child, 9)
+    os.waitpid(child, 0)
+    return False
+
+
+def _run_tests(tests: list[str], copy: Path) -> None:
+    """Never returns."""
+    code = 3
+    try:
+        os.chdir(copy)
+        os.environ["PYTHONPATH"] = os.pathsep.join([str(copy), str(copy / "tests")])
+        sys.path[:0] = [str(copy), str(copy / "tests")]
+        import pytest
+
+        options = ["-q", "-x", "-p", "no:cacheprovider", "-p", "no:hypothesispytest"]
+        with contextlib.redirect_stdout(io.StringIO()):
+            code = int(pytest.main([*options, *(f"tests/{test}" for test in tests)]))
+    finally:
+        os._exit(code)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
