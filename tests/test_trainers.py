@@ -15,6 +15,7 @@ from verl.trainer.ppo.v1 import PPOTrainer
 from verl_videomtr.settings import load_settings
 from verl_videomtr.trajectory_files import read_file, step_file
 from verl_videomtr.verl_plugin import estimators, trainers
+from verl_videomtr.verl_plugin.counted_run import CountedRun
 from verl_videomtr.verl_plugin.frame_counters import FrameCounters
 from verl_videomtr.verl_plugin.recorder import Recorder
 from verl_videomtr.verl_plugin.schedule import Schedule
@@ -39,7 +40,7 @@ def nest(rows: list[torch.Tensor]) -> torch.Tensor:
 
 @pytest.fixture
 def stored(setting, monkeypatch):
-    """A batch of three rows, one of padding, in what stands for TransferQueue; and what verl's step is given."""
+    """A batch of three rows, one of padding, in what stands for verl's store; and what verl's step is given."""
     outputs = [setting.play(script).outputs[0] for script in ([LOOK, ANSWER], [ANSWER])]
     extra = [output.extra_fields for output in outputs]
     lengths = [len(output.response_ids) for output in outputs] + [4]
@@ -51,9 +52,9 @@ def stored(setting, monkeypatch):
     }
     seen: dict[str, Any] = {}
 
-    def get(*, keys, partition_id, select_fields):
-        data = TensorDict({name: columns[name] for name in select_fields if name in columns}, batch_size=3)
-        if "extra_fields" in select_fields:
+    def read(batch, names):
+        data = TensorDict({name: columns[name] for name in names if name in columns}, batch_size=3)
+        if "extra_fields" in names:
             data["extra_fields"] = [*extra, extra[0]]
         return data
 
@@ -61,8 +62,7 @@ def stored(setting, monkeypatch):
         seen["context"] = estimators._batch.get()
         return batch
 
-    monkeypatch.setattr(trainers.tq, "kv_batch_get", get)
-    monkeypatch.setattr(trainers.tq, "kv_list", lambda partition_id: {})
+    monkeypatch.setattr(trainers, "read_fields", read)
     monkeypatch.setattr(PPOTrainer, "_compute_advantage", compute)
     for place, each in enumerate(extra):
         each["videomtr"] = {**each["videomtr"], "uid": f"u{place}"}
@@ -74,7 +74,6 @@ def stored(setting, monkeypatch):
 
 def test_verls_own_step_runs_inside_the_batchs_context_and_its_credit_is_written_down(setting, stored, tmp_path):
     trainer = make_trainer(setting.config(f"videomtr.dump.dir={tmp_path}"), step=7)
-    trainer._recent = trainers.deque(maxlen=4)
     metrics: dict[str, float] = {}
     assert trainer._compute_advantage(stored.batch, metrics) is stored.batch
     context = stored.seen["context"]
@@ -97,7 +96,6 @@ def test_verls_own_step_runs_inside_the_batchs_context_and_its_credit_is_written
 def test_other_estimators_get_no_context(setting, stored):
     config = setting.config("algorithm.adv_estimator=grpo", "videomtr.bootstrap.enabled=false")
     trainer = make_trainer(config)
-    trainer._recent = trainers.deque(maxlen=4)
     metrics: dict[str, float] = {}
     trainer._compute_advantage(stored.batch, metrics)
     assert stored.seen["context"] is None
@@ -140,7 +138,7 @@ def test_verls_updates_see_mini_batches_of_rows_where_the_context_slides(setting
 @pytest.mark.parametrize(("base_mode", "is_set"), [("sync", True), ("separate_async", False)])
 def test_poll_interval_is_the_plugins_but_where_it_tells_verl_of_idleness(setting, monkeypatch, base_mode, is_set):
     trainer = make_trainer(setting.config(), base_mode=base_mode)
-    monkeypatch.setattr(PPOTrainer, "_build_replay_buffer", lambda self: SimpleNamespace(poll_interval=2.0))
+    monkeypatch.setattr(CountedRun, "_build_replay_buffer", lambda self: SimpleNamespace(poll_interval=2.0))
     assert (trainer._build_replay_buffer().poll_interval == trainer.videomtr.poll_seconds) is is_set
 
 
