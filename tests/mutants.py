@@ -22,7 +22,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 PACKAGE = "verl_videomtr"
 COPIED = (PACKAGE, "tests", "data_prep", "recipes", "hydra_plugins", "pyproject.toml")
-MOST_SECONDS = 300
+MOST_SECONDS = 90
+"""A fault that makes a test wait for ever is seen, too."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,8 +53,6 @@ FAULTS = (
     Fault("segment between frames takes the frame nearest to its start", "episode.py",
           "middle = (start + end) / 2", "middle = start", (EPISODE,)),
     Fault("segment outside the video counts", "episode.py", " if start < duration_seconds]", "]", (EPISODE,)),
-    Fault("segment over the end is not clipped", "episode.py", "(start, min(end, duration_seconds))", "(start, end)",
-          (EPISODE,)),
     Fault("window is one turn too long", "episode.py", "len(self.turns) - self.config.window)",
           "len(self.turns) - self.config.window - 1)", (ROLLOUT,)),
     Fault("budget does not bound a retrieval", "episode.py", "min(self.config.frames_per_retrieval, left)",
@@ -178,7 +177,7 @@ def _try_all(faults: list[Fault], copy: Path) -> int:
         return 2
     whole = sorted({test for fault in faults for test in fault.tests})
     began = time.monotonic()
-    if not _passes(whole, copy):
+    if not _passes(whole, copy, most_seconds=20 * MOST_SECONDS):
         print("the tests fail without any fault; run them first")
         return 2
     survived = []
@@ -216,12 +215,12 @@ def _import_what_is_heavy() -> None:
     import verl.utils.dataset.rl_dataset  # noqa: F401
 
 
-def _passes(tests: list[str], copy: Path) -> bool:
+def _passes(tests: list[str], copy: Path, *, most_seconds: float = MOST_SECONDS) -> bool:
     """Run tests against the copy in a forked process; it fails, too, where that takes too long."""
     child = os.fork()
     if child == 0:
         _run_tests(tests, copy)
-    deadline = time.monotonic() + MOST_SECONDS
+    deadline = time.monotonic() + most_seconds
     while time.monotonic() < deadline:
         done, status = os.waitpid(child, os.WNOHANG)
         if done:

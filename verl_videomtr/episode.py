@@ -151,12 +151,12 @@ def ground_truth_frames(
 def segments_inside(
     segments: Sequence[tuple[float, float]] | None, duration_seconds: float
 ) -> list[tuple[float, float]]:
-    """Return the ground-truth segments as far as they lie inside the real video.
+    """Return the ground-truth segments that begin inside the real video.
 
-    One that begins at the video's end or later is left out, one that runs over the end is clipped: an annotation that
-    was made on another cut of the video must not turn into frames that it never meant.
+    An annotation that was made on another cut of the video must not turn into frames that it never meant. Of a segment
+    that runs over the end only the part before it counts: behind it there is no frame.
     """
-    return [(start, min(end, duration_seconds)) for start, end in segments or () if start < duration_seconds]
+    return [(start, end) for start, end in segments or () if start < duration_seconds]
 
 
 def iou(frames: Sequence[int], truth: frozenset[int]) -> float:
