@@ -31,6 +31,8 @@ def make_run(**changes):
         max_turns=3,
         max_response_tokens=512,
         episodes_per_step=32,
+        validation_episodes=128,
+        checkpoints_kept=2,
         nodes=1,
         gpus_per_node=8,
         actor=Trained(num_params=SHAPE.num_params, num_trained=SHAPE.num_params),
@@ -211,3 +213,25 @@ def test_the_documented_numbers_are_what_the_command_prints(capsys):
 def test_an_unknown_model_ends_in_one_line(capsys):
     assert main(["plan", *PAPER, "actor_rollout_ref.model.path=/no/such"]) == 2
     assert "'/no/such' holds no config.json and is none of Qwen2.5-VL-3B-Instruct" in capsys.readouterr().err
+
+
+def test_a_batch_of_validation_counts_where_it_is_more_than_a_step(paper_config):
+    shape, _ = find_shape("Qwen2.5-VL-7B-Instruct")
+
+    def planned(size):
+        paper_config.data.val_batch_size = size
+        return make_plan(read_run(paper_config, shape=shape, gpu=GPUS["a100"]))
+
+    few, many = planned(64), planned(2700)
+    assert many.stored_bytes_per_validation == 2700 * many.bytes_per_episode
+    assert 205e9 < many.stored_bytes_per_validation < 215e9
+    # A step's 32 episodes lie once in TransferQueue and once in the workers: as much as 64.
+    assert many.host_bytes - few.host_bytes == (2700 - 64) * many.bytes_per_episode
+    assert planned(1).host_bytes == few.host_bytes
+
+
+def test_a_checkpoint_holds_weights_and_two_states(paper_config):
+    shape, _ = find_shape("Qwen2.5-VL-7B-Instruct")
+    plan = make_plan(read_run(paper_config, shape=shape, gpu=GPUS["a100"]))
+    assert plan.checkpoint_bytes == 12 * (shape.num_params + shape.num_value_params)
+    assert plan.disk_bytes == 3 * plan.checkpoint_bytes  # two are kept, one is being written

@@ -115,6 +115,10 @@ class Run:
     max_response_tokens: int
     episodes_per_step: int
     """Questions of a step times episodes a question."""
+    validation_episodes: int = 0
+    """Of one batch of validation; all of them are stored at once."""
+    checkpoints_kept: int | None = None
+    """Checkpoints that stay on the disk; None keeps all."""
     nodes: int
     gpus_per_node: int
     sequence_parallel: int = 1
@@ -164,6 +168,12 @@ class Plan:
     pixel_bytes_per_episode: int
     other_bytes_per_episode: int
     stored_bytes_per_step: int
+    stored_bytes_per_validation: int
+    """Of one batch of validation."""
+    checkpoint_bytes: int
+    """Of one checkpoint: weights and optimizers of actor and critic."""
+    disk_bytes: int | None
+    """Of the checkpoints that are kept, and the one that is being written; None where all are kept."""
     host: dict[str, float]
     """Part -> bytes on one node."""
     actor_update: dict[str, float]
@@ -209,7 +219,8 @@ def make_plan(run: Run) -> Plan:
     kv_tokens = _cache_tokens(run)
     longest = max(row.tokens for row in run.rows)
     servers = min(run.max_server_episodes, kv_tokens // longest)
-    stored = run.episodes * (pixels + other)
+    stored, validated = (number * (pixels + other) for number in (run.episodes, run.validation_episodes))
+    checkpoint, kept = checkpoint_bytes(run), run.checkpoints_kept
     return Plan(
         tokens_per_episode=tokens,
         tokens_per_row=longest,
@@ -217,7 +228,10 @@ def make_plan(run: Run) -> Plan:
         pixel_bytes_per_episode=pixels,
         other_bytes_per_episode=other,
         stored_bytes_per_step=stored,
-        host=_host_parts(run, stored),
+        stored_bytes_per_validation=validated,
+        checkpoint_bytes=checkpoint,
+        disk_bytes=None if kept is None else checkpoint * (kept + 1),
+        host=_host_parts(run, stored, validated),
         actor_update=_update_parts(run, run.actor, run.critic),
         critic_update=_update_parts(run, run.critic, run.actor) if run.critic else {},
         rollout=_rollout_parts(run),
@@ -228,14 +242,22 @@ def make_plan(run: Run) -> Plan:
     )
 
 
-def _host_parts(run: Run, stored: int) -> dict[str, float]:
-    """What a step holds in one node's memory; Python, Ray and the page cache of videos come on top."""
+def checkpoint_bytes(run: Run) -> int:
+    """Weights and Adam's two states of every trained model, as FSDP's ranks write them."""
+    trained = [run.actor] + ([run.critic] if run.critic else [])
+    return sum(model.weight_bytes + model.optimizer_bytes for model in trained)
+
+
+def _host_parts(run: Run, stored: int, validated: int) -> dict[str, float]:
+    """What a step or a validation holds in one node's memory; Python, Ray and cached files come on top."""
     share = 1 / run.nodes
     states = run.gpus_per_node / run.shards
     parts = {
         "trajectories stored": stored * share,
         # Every rank of a sequence-parallel group fetches the whole of its group's share.
         "trajectories in the workers": stored * run.sequence_parallel * share,
+        # Of validation nothing goes to the workers.
+        "a batch of validation, beyond that": max(0, validated - stored * (1 + run.sequence_parallel)) * share,
         "servers' image caches, at most": 2 * SERVER_CACHE_GIB * GIB * run.num_gpus / run.tensor_parallel * share,
     }
     if run.reference_bytes_per_param is not None:
@@ -243,7 +265,7 @@ def _host_parts(run: Run, stored: int) -> dict[str, float]:
     offloaded = run.actor.offloaded_bytes + (run.critic.offloaded_bytes if run.critic else 0)
     if offloaded:
         parts["offloaded states"] = offloaded * states
-    return parts
+    return {name: size for name, size in parts.items() if size}
 
 
 def _update_parts(run: Run, trained: Trained, idle: Trained | None) -> dict[str, float]:

@@ -11,8 +11,10 @@ import dataclasses
 import json
 import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 from omegaconf import DictConfig, OmegaConf
 
 from verl_videomtr.budget import largest_frame_tokens, worst_rows
@@ -84,6 +86,8 @@ def read_run(config: DictConfig, *, shape: ModelShape, gpu: Gpu) -> Run:
         max_turns=settings.episode.max_turns,
         max_response_tokens=settings.max_response_tokens,
         episodes_per_step=int(config.data.train_batch_size) * int(policy.rollout.n),
+        validation_episodes=_validation_rows(config) * int(policy.rollout.val_kwargs.n),
+        checkpoints_kept=config.trainer.max_actor_ckpt_to_keep,
         nodes=int(config.trainer.nnodes),
         gpus_per_node=int(config.trainer.n_gpus_per_node),
         sequence_parallel=max(
@@ -99,6 +103,16 @@ def read_run(config: DictConfig, *, shape: ModelShape, gpu: Gpu) -> Run:
         max_server_episodes=int(policy.rollout.max_num_seqs),
         gpu=gpu,
     )
+
+
+def _validation_rows(config: DictConfig) -> int:
+    """Rows of a batch of validation; 0 where that is the whole file, and the file is not here."""
+    if config.data.val_batch_size is not None:
+        return int(config.data.val_batch_size)
+    files = config.data.val_files
+    names = [files] if isinstance(files, str) else list(files or [])
+    here = [name for name in map(str, names) if Path(name).expanduser().is_file()]
+    return sum(pq.read_metadata(Path(name).expanduser()).num_rows for name in here)
 
 
 def _actor(policy: DictConfig, *, shape: ModelShape, rank: int) -> Trained:
@@ -179,6 +193,13 @@ def render(run: Run, plan: Plan, *, where: str) -> str:
         "",
         f"A step of {run.episodes} episodes (formula)" + _rounding(run),
         _line("through the data plane", _size(plan.stored_bytes_per_step), ""),
+        _line("a batch of validation", *_validation(run, plan)),
+        "",
+        "The disk (formula)",
+        _line("a checkpoint", _size(plan.checkpoint_bytes), "weights and optimizers"),
+        _line("checkpoints in all", "no bound" if plan.disk_bytes is None else _size(plan.disk_bytes),
+              "set trainer.max_actor_ckpt_to_keep and max_critic_ckpt_to_keep" if plan.disk_bytes is None else
+              f"{run.checkpoints_kept} are kept, one is being written"),
         "",
         f"Host memory of a node (estimate): {_gib(plan.host_bytes)}",
         *_parts(plan.host),
@@ -204,6 +225,12 @@ def render(run: Run, plan: Plan, *, where: str) -> str:
           sorted(plan.seconds.items(), key=lambda item: -item[1])),
     ]  # fmt: skip
     return "\n".join(lines)
+
+
+def _validation(run: Run, plan: Plan) -> tuple[str, str]:
+    if not run.validation_episodes:
+        return "not known", "the whole file at once: set data.val_batch_size"
+    return _size(plan.stored_bytes_per_validation), f"{run.validation_episodes} episodes, in memory at once"
 
 
 def render_table(plans: Sequence[tuple[int, Run, Plan]]) -> str:
