@@ -1,6 +1,6 @@
 """Fill the frame cache from many videos, kill that run, take it up again: python -m benchmarks.pool_fill [--ray]
 
-Small numbered videos, a few cut short, one missing, named by the rows of a parquet file. `data_prep.pools` is killed
+Small numbered videos, a few cut short, one missing, named by the rows of a parquet file. `videomtr pools` is killed
 with SIGKILL once a part of the pools has been begun; the second run finishes, the third finds nothing to do. Then every
 cached frame is read and its burnt-in number compared with its time.
 """
@@ -65,9 +65,10 @@ def write_row_file(path: Path, videos: list[str]) -> None:
 
 
 def begin(folder: Path, cache: Path, workers: int, ray: bool) -> subprocess.Popen[str]:
-    """Start `data_prep.pools`."""
-    command = [sys.executable, "-m", "data_prep.pools", str(folder / "rows.parquet"), "--videos", str(folder)]
-    command += ["--out", str(cache), "--size", f"{SIZE[0]}x{SIZE[1]}", "--workers", str(workers)]
+    """Start `videomtr pools`."""
+    command = [sys.executable, "-m", "verl_videomtr.cli", "pools", "+videomtr=paper", f"videomtr.video.root={folder}"]
+    command += [f"videomtr.video.cache.dir={cache}", f"videomtr.video.pool.size=[{SIZE[0]},{SIZE[1]}]"]
+    command += ["--files", str(folder / "rows.parquet"), "--workers", str(workers)]
     environment = os.environ | {"RAY_USAGE_STATS_ENABLED": "0"}
     return subprocess.Popen(
         command + ["--ray"] * ray,

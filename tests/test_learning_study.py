@@ -6,7 +6,6 @@ import sys
 
 import pytest
 
-from data_prep import pools
 from recipes.learning_study import study
 from recipes.learning_study.figures import COLOURS, FIGURES, draw_figure, running_mean
 from recipes.learning_study.record import (
@@ -31,6 +30,7 @@ from recipes.learning_study.tables import (
 )
 from verl_videomtr.settings import load_settings
 from verl_videomtr.verl_plugin.compose import compose
+from verl_videomtr.verl_plugin.pools_command import read_job
 
 ATTEMPT = {"from_step": 0}
 
@@ -199,17 +199,14 @@ def test_every_variant_composes_and_trains_on_as_many_trajectories(variant):
     assert config.videomtr.bootstrap.enabled != without
 
 
-def test_frames_decoded_beforehand_are_those_that_the_runs_ask_for(tmp_path, monkeypatch):
-    jobs = []
-    monkeypatch.setattr(pools, "fill_here", lambda videos, job, num_workers: jobs.append(job) or iter(()))
-    monkeypatch.setattr(pools, "read_rows", lambda file: [])
-    _, _, module, *arguments = study.pools_command(tmp_path)
-    assert module == "data_prep.pools"
-    pools.main(arguments)
+def test_frames_decoded_beforehand_are_those_that_the_runs_ask_for(tmp_path):
+    _, _, module, command, *overrides = study.pools_command(tmp_path)
+    assert (module, command) == ("verl_videomtr.cli", "pools")
+    job = read_job(compose(overrides[: overrides.index("--files")]))
     config = compose([*study.overrides_of("full", 0), f"videomtr.video.cache.dir={study.pools(tmp_path)}"])
     video = load_settings(config).video
-    assert (jobs[0].config, jobs[0].form) == (video.pool, video.cache.form)
-    assert jobs[0].directory == str(video.cache.dir)
+    assert (job.config, job.form) == (video.pool, video.cache.form)
+    assert job.directory == str(video.cache.dir)
 
 
 def test_base_with_other_habits_is_taught_with_them(tmp_path):

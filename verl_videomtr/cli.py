@@ -17,11 +17,11 @@ COMMANDS = {
     "doctor": ("verl_videomtr.verl_plugin.doctor.command", "say whether a launch would run, and what mends it"),
     "plan": ("verl_videomtr.verl_plugin.plan_command", "say what a launch would need: tokens, bytes, memory, time"),
     "eval": ("verl_videomtr.evaluation.command", "play a benchmark against a served model and make its tables"),
-    "compare": ("verl_videomtr.evaluation.compare_command", "compare two runs over the same questions"),
     "ask": ("verl_videomtr.ask.command", "ask a served model about a video and watch it look"),
     "export": ("verl_videomtr.export.command", "write a checkpoint as a model that servers load, and check it"),
     "report": ("verl_videomtr.report.command", "write a page of what the policy looked at, and why it was paid"),
     "rescore": ("verl_videomtr.rescore_command", "score stored trajectories anew, under the same or another reward"),
+    "pools": ("verl_videomtr.verl_plugin.pools_command", "fill the frame cache of a launch before it is launched"),
     "frames": ("verl_videomtr.video.frames_command", "show the frames that the policy would see of a video"),
 }
 """Name -> (module, one line of help)."""

@@ -143,9 +143,9 @@ def pools(data: Path) -> Path:
 def pools_command(data: Path) -> list[str]:
     """Decode every candidate frame once; runs that fetch them a few at a time spend minutes on what takes seconds."""
     files = [str(data / f"{split}.parquet") for split in ("train", "val")]
-    command = [sys.executable, "-m", "data_prep.pools", *files, "--videos", str(data), "--out", str(pools(data))]
-    frames = ["--num-frames", "128", "--size", "28x28", "--min-tokens", "1", "--max-tokens", "1"]
-    return [*command, *frames, "--workers", "2"]
+    command = [sys.executable, "-m", "verl_videomtr.cli", "pools", *overrides_of("full", 0)]
+    command += [f"videomtr.video.root={data.resolve()}", f"videomtr.video.cache.dir={pools(data).resolve()}"]
+    return [*command, "--files", *files, "--workers", "2"]
 
 
 def base_command(out: Path, options: Sequence[str] = ()) -> list[str]:

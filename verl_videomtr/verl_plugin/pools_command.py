@@ -1,7 +1,10 @@
-"""Fill the frame cache before training: rows -> their videos -> every candidate frame, decoded once and kept.
+"""`videomtr pools [OVERRIDE ...]`: fill the frame cache of a launch before it is launched.
 
-A stopped run is taken up where it was: pools that are complete are skipped, and a pool that is half there is finished.
-Videos that cannot be read are listed with the reason and stop nothing; the exit code is 1 if there was one.
+It takes the overrides that `main_ppo` will get, so that what it fills is what the run asks for: the rows of
+data.train_files and data.val_files -> their videos -> every candidate frame, decoded once and kept in
+videomtr.video.cache.dir. A stopped command is taken up where it was: pools that are complete are skipped, and a pool
+that is half there is finished. Videos that cannot be read are listed with the reason and stop nothing; the exit code is
+1 if there was one.
 """
 
 from __future__ import annotations
@@ -9,18 +12,20 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
+from omegaconf import DictConfig
 from tqdm import tqdm
 
-from data_prep import command
 from verl_videomtr.sample import SampleError, read_rows, resolve_video
+from verl_videomtr.settings import load_settings
+from verl_videomtr.verl_plugin.compose import compose
 from verl_videomtr.video.cache import PoolCache
 from verl_videomtr.video.decode_workers import DecodeWorkers, WorkerConfig
 from verl_videomtr.video.errors import VideoError
@@ -54,6 +59,68 @@ class Job:
     form: str
     config: PoolConfig
     root: Path | None
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="OVERRIDE",
+        help="as for verl.trainer.main_ppo: +videomtr/recipe=paper data.train_files=... videomtr.video.root=... "
+        "videomtr.video.cache.dir=...",
+    )
+    parser.add_argument(
+        "--files",
+        nargs="+",
+        type=Path,
+        metavar="FILE.parquet",
+        help="rows whose videos are wanted (default: data.train_files and data.val_files)",
+    )
+    parser.add_argument("--workers", type=int, default=4, metavar="N", help="videos at a time (default: 4)")
+    parser.add_argument("--ray", action="store_true", help="on a Ray cluster with a shared file system")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Fill the cache and print what became of it.
+
+    Raises:
+        ValueError: the overrides do not compose, no cache is configured, or it does not fit the disk.
+        SampleError: a file of rows cannot be read.
+    """
+    config = compose(args.overrides)
+    job = read_job(config)
+    files = args.files or [Path(name).expanduser() for split in ("train", "val") for name in data_files(config, split)]
+    videos = list(dict.fromkeys(sample.video for file in files for sample in read_rows(file)))
+    Path(job.directory).mkdir(parents=True, exist_ok=True)
+    sys.stdout.write(require_space(len(videos), job) + "\n")
+    return _fill_all(videos, job, num_workers=max(1, args.workers), on_ray=args.ray)
+
+
+def read_job(config: DictConfig) -> Job:
+    """Take what is to be filled from a launch's configuration.
+
+    Raises:
+        ValueError: it has no cache, or a setting breaks its rule.
+    """
+    video = load_settings(config).video
+    if video.cache.dir is None:
+        raise ValueError(
+            "videomtr.video.cache.dir=null; expected the folder of the frames; add videomtr.video.cache.dir=DIR, here "
+            "and to the launch"
+        )
+    return Job(
+        directory=str(Path(video.cache.dir).expanduser().absolute()),
+        form=video.cache.form,
+        config=video.pool,
+        root=None if video.root is None else Path(video.root).expanduser().absolute(),
+    )
+
+
+def data_files(config: DictConfig, split: str) -> list[str]:
+    """The paths of `data.train_files` or `data.val_files`."""
+    value = config.data.get(f"{split}_files")
+    return [value] if isinstance(value, str) else list(value or [])
 
 
 def fill(video: str, job: Job, workers: DecodeWorkers) -> Outcome:
@@ -130,23 +197,19 @@ def require_space(num_videos: int, job: Job) -> str:
     )
     if need[job.form] - there > free:
         fits = job.form == "raw" and need["jpeg"] < free
-        advice = f"use --form jpeg (about {need['jpeg']:.1f} GiB)" if fits else "use fewer or smaller frames"
-        raise ValueError(f"the cache does not fit: {line}; {advice}, or another --out; {job.directory}")
+        advice = "set videomtr.video.cache.form=jpeg" if fits else "set fewer or smaller frames"
+        raise ValueError(
+            f"the cache does not fit: {line}; expected room for all of it; {job.directory}; {advice}, or another "
+            "videomtr.video.cache.dir"
+        )
     return line
 
 
-def _run(arguments: argparse.Namespace) -> int:
-    videos = list(dict.fromkeys(sample.video for file in arguments.files for sample in read_rows(file)))
-    names = ("num_frames", "mode", "fps", "size", "patch_px", "merge", "min_tokens", "max_tokens", "decoder")
-    config = PoolConfig(**{name: getattr(arguments, name) for name in names})
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    directory = str(arguments.out.absolute())
-    root = None if arguments.videos is None else arguments.videos.absolute()
-    job = Job(directory=directory, form=arguments.form, config=config, root=root)
-    print(require_space(len(videos), job))
-    start = fill_on_ray if arguments.ray else fill_here
+def _fill_all(videos: Sequence[str], job: Job, *, num_workers: int, on_ray: bool) -> int:
+    """Fill, show how far it is, list the failures; return the exit code."""
+    start = fill_on_ray if on_ray else fill_here
     # disable=None: no bar where stderr is a file.
-    bar = tqdm(start(videos, job, num_workers=arguments.workers), total=len(videos), desc="pools", disable=None)
+    bar = tqdm(start(videos, job, num_workers=num_workers), total=len(videos), desc="pools", disable=None)
     counts: Counter[str] = Counter()
     failures = []
     for outcome in bar:
@@ -154,50 +217,11 @@ def _run(arguments: argparse.Namespace) -> int:
         bar.set_postfix(failed=counts["failed"], refresh=False)
         if outcome.state == "failed":
             failures.append(outcome)
-    with (arguments.out / FAILURES).open("w") as file:
+    listed = Path(job.directory) / FAILURES
+    with listed.open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(asdict(outcome), ensure_ascii=False) + "\n" for outcome in failures)
-    print(f"filled {counts['filled']:,}, complete before {counts['kept']:,}, failed {counts['failed']:,}")
-    for outcome in failures:
-        print(f"  {outcome.video}: {outcome.error}: {outcome.reason}")
-    if failures:
-        print(f"the failed ones are in {arguments.out / FAILURES}")
+    lines = [f"filled {counts['filled']:,}, complete before {counts['kept']:,}, failed {counts['failed']:,}"]
+    lines += [f"  {outcome.video}: {outcome.error}: {outcome.reason}" for outcome in failures]
+    lines += [f"the failed ones are in {listed}"] if failures else []
+    sys.stdout.write("\n".join(lines) + "\n")
     return 1 if failures else 0
-
-
-def _size(text: str) -> tuple[int, int]:
-    height, width = (int(part) for part in text.lower().split("x"))
-    return height, width
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    arguments = command.parser(
-        "Fill the frame cache with the candidate frames of every video that the rows name.",
-        example="python -m data_prep.pools data/train.parquet --videos /data/videos --out /data/pools --workers 16",
-    )
-    arguments.add_argument("files", nargs="+", type=Path, metavar="FILE.parquet")
-    arguments.add_argument("--out", type=Path, required=True, metavar="DIR", help="the cache directory of training")
-    arguments.add_argument("--videos", type=Path, metavar="DIR", help="the video root; none: absolute paths only")
-    arguments.add_argument("--workers", type=int, default=4, metavar="N", help="videos at a time (default: 4)")
-    arguments.add_argument(
-        "--form", choices=("raw", "jpeg"), default="raw", help="exact, or a fifth of the size (default: raw)"
-    )
-    arguments.add_argument("--ray", action="store_true", help="on a Ray cluster with a shared file system")
-    defaults = PoolConfig()
-    add = partial(arguments.add_argument, metavar="N", type=int)
-    add("--num-frames", default=defaults.num_frames, help="frames a pool, as in training (default: %(default)s)")
-    add("--patch-px", default=defaults.patch_px, help="14 for Qwen2.5-VL, 16 for Qwen3-VL (default: %(default)s)")
-    add("--merge", default=defaults.merge, help="patches a side of a visual token (default: %(default)s)")
-    add("--min-tokens", default=defaults.min_tokens, help="of a frame, as in training (default: %(default)s)")
-    add("--max-tokens", default=defaults.max_tokens, help="of a frame, as in training (default: %(default)s)")
-    arguments.add_argument("--mode", choices=("uniform", "rate"), default="uniform", help="as in training")
-    arguments.add_argument("--fps", type=float, metavar="X", help="frames a second in mode rate, as in training")
-    arguments.add_argument("--size", type=_size, metavar="HxW", help="exact frame size, as in training")
-    arguments.add_argument("--decoder", default="auto", help="as in training (default: auto)")
-    return command.run(_run, arguments.parse_args(argv))
-
-
-if __name__ == "__main__":
-    # The module by its name, not as `__main__`: by it Ray's tasks find their code, and this process their results.
-    from data_prep import pools
-
-    raise SystemExit(pools.main())
