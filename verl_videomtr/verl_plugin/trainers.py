@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -36,6 +37,7 @@ from verl_videomtr.verl_plugin.estimators import batch_context, make_batch_conte
 from verl_videomtr.verl_plugin.frame_counters import FrameCounters
 from verl_videomtr.verl_plugin.kept_checkpoints import KeptCheckpoints
 from verl_videomtr.verl_plugin.mini_batches import mini_batches_of_rows, row_multiple
+from verl_videomtr.verl_plugin.ranks import common_ranks, sequence_parallel
 from verl_videomtr.verl_plugin.recorder import Recorder, with_credit
 from verl_videomtr.verl_plugin.run_description import describe_run
 from verl_videomtr.verl_plugin.schedule import Schedule
@@ -67,9 +69,11 @@ class VideoMTRMixin(CountedRun, KeptCheckpoints):
         return replay_buffer
 
     def _get_required_batch_multiple(self, dp_size: int) -> int:
+        # verl's own covers the actor's ranks alone; the critic's may be more.
+        ranks = common_ranks(self.config, num_gpus=dp_size * sequence_parallel(self.config)["actor"])
         if not self.videomtr.episode.slides:
-            return super()._get_required_batch_multiple(dp_size)
-        return row_multiple(self.config, self._trained_roles(), dp_size=dp_size, base_mode=self.base_mode)
+            return math.lcm(ranks, super()._get_required_batch_multiple(dp_size))
+        return row_multiple(self.config, self._trained_roles(), dp_size=ranks, base_mode=self.base_mode)
 
     def _trained_roles(self) -> list[Any]:
         """Find the configurations of the models that this step trains."""
