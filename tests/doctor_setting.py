@@ -68,7 +68,7 @@ def bad(findings) -> list:
 def overrides_of(fix: str) -> list[str]:
     """The overrides that a fix names, of the first way that it offers."""
     first = re.split(r", or |, which |, not ", fix)[0]
-    return re.findall(r"(?<!\S)\+?[a-z_]+(?:[./][a-z_0-9]+)+=[^\s,]+", first)
+    return re.findall(r"(?<!\S)\+?[a-z_]+(?:[./][a-z_0-9]+)+=(?:\[[^\]]*\]|[^\s,]+)", first)
 
 
 @pytest.fixture(scope="session")

@@ -49,7 +49,6 @@ def test_a_configuration_that_runs_has_no_complaint(healthy, monkeypatch):
         ([f"{ROLLOUT}.expert_parallel_size=3"], "config.workers", "expert_parallel_size must be equal"),
         (["trainer.v1.trainer_mode=video_mtr_snyc"], "config.trainer", "video_mtr_snyc"),
         (["trainer.v1.trainer_mode=video_mtr_separate_async"], "config.trainer", "parameter_sync_step"),
-        (["reward.custom_reward_function.path=/no/such.py"], "config.reward", "/no/such.py"),
     ],
 )
 def test_parts_that_disagree(composed, overrides, check, says):

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from doctor_setting import ACTOR, ROLLOUT, bad, only, overrides_of, unwrapped
+from doctor_setting import ACTOR, REF, ROLLOUT, bad, only, overrides_of, unwrapped
 
 from verl_videomtr.verl_plugin.doctor import agreement, batches
 from verl_videomtr.verl_plugin.doctor.findings import Level
@@ -172,3 +172,37 @@ def test_steps_of_mostly_padding(composed):
         trainer = SimpleNamespace(use_critic=True, config=made.config, global_steps=1)
         expected = PPOTrainer._get_required_batch_multiple(trainer, made.num_gpus)
         assert batches.step_multiple(made) == expected
+
+
+@pytest.mark.parametrize("window", [1, 2])
+@pytest.mark.parametrize(("actor", "critic"), [(1, 2), (2, 1), (4, 2)])
+def test_rows_divide_among_the_ranks_of_every_model(composed, window, actor, critic):
+    """Of 65 row counts verl's assertion broke 32 where the critic has more ranks than the actor."""
+    from verl.trainer.ppo.v1 import get_trainer_cls
+
+    case = composed.case(
+        "trainer.n_gpus_per_node=8",
+        f"videomtr.episode.window={window}",
+        f"{ACTOR}.ulysses_sequence_parallel_size={actor}",
+        f"critic.fsdp.ulysses_sequence_parallel_size={critic}",
+        f"{ACTOR}.ppo_mini_batch_size=4",
+        "critic.ppo_mini_batch_size=4",
+        f"{ROLLOUT}.n=2",
+    )
+    trainer = object.__new__(get_trainer_cls("video_mtr_sync"))
+    trainer.config, trainer.videomtr, trainer.use_critic, trainer.global_steps = case.config, case.settings, True, 1
+    multiple = trainer._get_required_batch_multiple(8 // actor)
+    assert multiple == batches.step_multiple(case)
+    for num_rows in range(1, 66):
+        padded = -(-num_rows // multiple) * multiple
+        assert padded % (8 // actor) == padded % (8 // critic) == 0
+
+
+def test_ranks_that_verl_s_own_trainer_does_not_pad_for(composed):
+    given = ["trainer.n_gpus_per_node=8", f"{ACTOR}.use_kl_loss=true", f"{ACTOR}.ulysses_sequence_parallel_size=2"]
+    given += [f"{ACTOR}.ppo_mini_batch_size=4", f"{REF}.ulysses_sequence_parallel_size=1"]
+    given += ["critic.ppo_mini_batch_size=4", "critic.fsdp.ulysses_sequence_parallel_size=2"]
+    stock = composed.case(*given, "trainer.v1.trainer_mode=sync")
+    finding = only(batches.check_batches(stock), "batches.roles")
+    assert "a multiple of 4, the ref divides them among 8 ranks" in finding.what
+    assert not bad(batches._roles(composed.case(*given)))

@@ -94,3 +94,15 @@ def test_a_cache_with_more_videos_than_room(measured, tmp_path):
     bounded = measured(f"videomtr.video.cache.dir={tmp_path}", "videomtr.video.cache.max_gib=1e9")
     bounded.frame_sizes = case.frame_sizes
     assert "are free" in only(data._cache(bounded), "data.cache", Level.WARNING).what
+
+
+def test_a_cache_that_was_filled_with_other_settings(composed, videos, tmp_path):
+    from verl_videomtr.cli import main
+
+    given = [f"videomtr.video.cache.dir={tmp_path / 'cache'}"]
+    launch = ["+videomtr=paper", "+videomtr/model=tiny", f"videomtr.video.root={videos}", *given]
+    fill = ["pools", *launch, "--files", str(videos / "train.parquet"), str(videos / "val.parquet")]
+    assert main(fill) == 0
+    assert not bad(data.check_data(composed.case(*given)))
+    finding = only(data.check_data(composed.case(*given, "videomtr.episode.pool_size=32")), "data.cache", Level.WARNING)
+    assert "none for the 3 videos" in finding.what

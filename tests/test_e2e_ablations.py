@@ -84,7 +84,7 @@ def _overrides(name: str) -> list[str]:
         return []
     if name == "released_code":
         # The preset's own pool and pixels are not the tiny model's; credit, reward and schedule are.
-        return ["reward.custom_reward_function.reward_kwargs.preset=released_code", "videomtr.credit.gamma_turn=1.0"]
+        return ["+reward.custom_reward_function.reward_kwargs.preset=released_code", "videomtr.credit.gamma_turn=1.0"]
     if name == "single_turn":
         # The group makes room for 80 large frames; the tiny model's context is shorter.
         return ["+videomtr/ablation=single_turn", "data.max_prompt_length=256"]

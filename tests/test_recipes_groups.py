@@ -27,7 +27,7 @@ def flat(*overrides):
 
     def walk(node, prefix):
         for key, value in node.items():
-            if isinstance(value, dict) and value:
+            if isinstance(value, dict):
                 yield from walk(value, f"{prefix}{key}.")
             else:
                 yield f"{prefix}{key}", value

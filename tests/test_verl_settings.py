@@ -162,7 +162,7 @@ NO_BONUS = "videomtr.bootstrap.enabled=false"
         (["videomtr.video.pool.size=[448,448]"], r"16 frames of up to 256 .*set data\.max_prompt_length=5120"),
         (["actor_rollout_ref.rollout.max_model_len=3072"], r"set actor_rollout_ref\.rollout\.max_model_len=8192"),
         (["videomtr.video.root=/no/such/folder"], r"videomtr\.video\.root='/no/such/folder' is no directory"),
-        ([f"{REWARD}.preset=papre"], r"reward_kwargs: preset='papre'; expected one of"),
+        ([f"+{REWARD}.preset=papre"], r"reward_kwargs: preset='papre'; expected one of"),
         ([f"+{REWARD}.gates=none"], r"reward_kwargs has unknown keys \['gates'\]"),
         ([f"+{REWARD}.gate=closed"], r"reward_kwargs\.gate='closed'; expected one of \['accuracy'"),
         ([f"+{REWARD}.drop_penalty=-1"], r"reward_kwargs: drop_penalty=-1; expected a finite number"),

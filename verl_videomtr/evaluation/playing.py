@@ -141,12 +141,7 @@ async def play_one(
         policy = make_policy(table, sample, system_text=rollout.episode.system_text)
         hold(policy)
         await play(rollout, policy)
-        score = await score_episode(
-            setup.reward_fn,
-            sample,
-            rollout.episode.record(),
-            timeout_seconds=setup.settings.reward_timeout_seconds,
-        )
+        score = await score_episode(setup.reward_fn, sample, rollout.episode.record())
         return played_line(rollout, policy, score)
     except (AskError, JournalError):
         raise

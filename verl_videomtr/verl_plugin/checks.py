@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from verl_videomtr.verl_plugin.compose import check_group_names
 
 BONUS_ESTIMATOR = "bi_level_gae"
 """The one estimator that reads the critic's values and pays the exploration bonus."""
+OLD_REWARD_SECTIONS = ("custom_reward_function", "reward_model", "sandbox_fusion")
+"""Sections at the top level that verl keeps for its old trainer."""
 ROW_AWARE_ESTIMATORS = (BONUS_ESTIMATOR, "grpo")
 """Estimators that take several rows for one trajectory; verl's own GRPO is the only other one."""
 
@@ -22,6 +25,8 @@ ROW_AWARE_ESTIMATORS = (BONUS_ESTIMATOR, "grpo")
 def check_config(config: DictConfig, settings: Settings) -> None:
     """Raise ValueError for the first contradiction; the message names the override that mends it."""
     check_group_names(config)
+    _check_old_keys(config)
+    _check_trainer(config)
     _check_credit(config, settings)
     _check_window(config, settings)
     _check_lengths(config, settings)
@@ -33,6 +38,55 @@ def check_config(config: DictConfig, settings: Settings) -> None:
             f"videomtr.video.root={root!r} is no directory on the trainer's machine; expected one that it and all "
             "agent-loop workers see; set videomtr.video.root to the folder of the videos, or to null where the rows "
             "hold absolute paths"
+        )
+
+
+def _check_old_keys(config: DictConfig) -> None:
+    """The keys of verl before 0.8 still compose; its V1 trainer reads none of them."""
+    given = [pair for section in OLD_REWARD_SECTIONS for pair in _values(config.get(section), section)]
+    if given:
+        today = [f"{_todays_key(key)}={value}" for key, value in given] + [f"{key}=null" for key, _ in given]
+        raise ValueError(
+            f"{', '.join(f'{key}={value}' for key, value in given)}: keys of verl before 0.8, which verl 0.9 accepts "
+            f"and ignores; expected today's; set {' '.join(today)}"
+        )
+
+
+def _values(section: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+    if not isinstance(section, DictConfig):
+        return
+    for name in map(str, section):
+        value = section[name]
+        if isinstance(value, DictConfig):
+            yield from _values(value, f"{prefix}.{name}")
+        elif value is not None:
+            yield f"{prefix}.{name}", value
+
+
+def _todays_key(key: str) -> str:
+    moved = {
+        "reward_model.num_workers": "reward.num_workers",
+        "reward_model.reward_manager": "reward.reward_manager.name",
+        "reward_model.reward_loop_source": "reward.reward_manager.source",
+        "reward_model.reward_loop_module_path": "reward.reward_manager.module.path",
+        "reward_model.reward_loop_class_name": "reward.reward_manager.module.name",
+        "reward_model.model.path": "reward.reward_model.model_path",
+    }
+    return moved.get(key, f"reward.{key}")
+
+
+def _check_trainer(config: DictConfig) -> None:
+    if not OmegaConf.select(config, "trainer.use_v1", default=True):
+        raise ValueError(
+            "trainer.use_v1=false takes verl's old trainer, which has neither turn rewards nor the plugin's modes; "
+            "expected the V1 trainer; set trainer.use_v1=true"
+        )
+    loop = OmegaConf.select(config, "actor_rollout_ref.rollout.agent.default_agent_loop")
+    if loop == AGENT_NAME and OmegaConf.select(config, "reward.reward_model.enable"):
+        raise ValueError(
+            "reward.reward_model.enable=true: a reward model on the trainer's GPUs writes its one score over the "
+            "rewards of the turns, and one on GPUs of its own is asked by nothing; expected a reward function, which "
+            "may ask a model that is served elsewhere; set reward.reward_model.enable=false"
         )
 
 

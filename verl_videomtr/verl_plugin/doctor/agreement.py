@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import copy
+import difflib
+import importlib.util
+import inspect
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -15,6 +19,8 @@ from verl_videomtr.verl_plugin.launch_check import check_launch
 
 WORKER_SECTIONS = ("actor_rollout_ref.rollout", "actor_rollout_ref.ref")
 """Sections that verl turns into dataclasses in its workers only; validate_config does so with the others."""
+STRATEGIES = {"fsdp": "", "fsdp2": "", "megatron": "megatron", "veomni": "veomni", "torchtitan": "torchtitan"}
+"""verl's training engines, and the package that each needs beside torch."""
 
 
 def check_agreement(case: Case) -> Iterator[Finding]:
@@ -25,7 +31,11 @@ def check_agreement(case: Case) -> Iterator[Finding]:
         ("config.verl", "main_ppo calls it before Ray starts", _validate),
         ("config.workers", "verl's workers refuse it", _make_worker_configs),
         ("config.trainer", "main_ppo makes this object first", _make_trainer),
-        ("config.reward", "every agent-loop worker loads it", _load_reward),
+        ("config.learning", "the first step that comes by it stops", _find_functions),
+        ("config.optimizer", "verl's engines make it behind the start of all workers", _make_optimizers),
+        ("config.dtypes", "verl's engines read them behind the start of all workers", _read_dtypes),
+        ("config.classes", "verl loads them behind the start of all workers", _load_classes),
+        ("config.ray", "ray.init refuses it, as the run's first act", _bind_ray),
     ):
         try:
             judge(copy.deepcopy(case.config), case)
@@ -45,7 +55,11 @@ _PASSED: dict[str, Any] = {
     "config.trainer": lambda config: (
         f"{config.trainer.v1.trainer_mode} with {config.algorithm.adv_estimator}, critic.enable={config.critic.enable}"
     ),
-    "config.reward": lambda config: f"{config.reward.custom_reward_function.path or 'verl_videomtr.rewards'} loads",
+    "config.learning": lambda config: "estimator, policy loss, KL forms and training engine have known names",
+    "config.optimizer": lambda config: f"{config.actor_rollout_ref.actor.optim.optimizer} with its settings",
+    "config.dtypes": lambda config: "number formats have known names",
+    "config.classes": lambda config: "classes and files that the configuration names load",
+    "config.ray": lambda config: "ray.init takes ray_kwargs.ray_init",
 }
 
 
@@ -91,7 +105,99 @@ def _make_trainer(config: DictConfig, case: Case) -> None:
     get_trainer_cls(config.trainer.v1.trainer_mode)(config=config)
 
 
-def _load_reward(config: DictConfig, case: Case) -> None:
-    from verl.trainer.ppo.reward import get_custom_reward_fn
+def _find_functions(config: DictConfig, case: Case) -> None:
+    import torch
+    from verl.trainer.ppo import core_algos
 
-    get_custom_reward_fn(config)
+    actor = config.actor_rollout_ref.actor
+    core_algos.get_adv_estimator_fn(str(config.algorithm.adv_estimator))
+    core_algos.get_policy_loss_fn(actor.policy_loss.loss_mode)
+    zero: Any = torch.zeros(1, 1)
+    for is_used, name in (
+        (config.algorithm.use_kl_in_reward, config.algorithm.kl_penalty),
+        (actor.use_kl_loss, actor.kl_loss_type),
+    ):
+        if is_used:
+            try:
+                core_algos.kl_penalty(zero, zero, name)
+            except NotImplementedError:
+                raise ValueError(f"verl knows no KL form {name!r}; expected kl, abs, mse, low_var_kl or full") from None
+    for section in ("actor_rollout_ref.actor", *(["critic"] if case.has_critic else [])):
+        strategy = str(case.get(f"{section}.strategy"))
+        if strategy not in STRATEGIES:
+            raise ValueError(f"{section}.strategy={strategy}; expected one of {', '.join(STRATEGIES)}")
+        if (package := STRATEGIES[strategy]) and not case.elsewhere and importlib.util.find_spec(package) is None:
+            raise ValueError(f"{section}.strategy={strategy} needs the package {package}, which is not installed")
+
+
+def _make_optimizers(config: DictConfig, case: Case) -> None:
+    import torch
+    from hydra.errors import InstantiationException
+    from verl.utils.config import omega_conf_to_dataclass
+    from verl.workers.config.optimizer import build_optimizer
+
+    if not case.is_fsdp:
+        return
+    for section in (config.actor_rollout_ref.actor.optim, *([config.critic.optim] if case.has_critic else [])):
+        try:
+            settings = omega_conf_to_dataclass(section)
+        except InstantiationException:
+            continue  # validate_config says so
+        build_optimizer([torch.nn.Parameter(torch.zeros(1))], settings)
+
+
+def _read_dtypes(config: DictConfig, case: Case) -> None:
+    from verl.utils.torch_dtypes import PrecisionType
+
+    engines = {
+        "actor_rollout_ref.actor.fsdp_config": True,
+        "actor_rollout_ref.ref.fsdp_config": case.has_reference,
+        "critic.fsdp": case.has_critic,
+    }
+    for section in [name for name, is_used in engines.items() if is_used]:
+        for key in ("model_dtype", "dtype", *(f"mixed_precision.{of}_dtype" for of in ("param", "reduce", "buffer"))):
+            value = case.get(f"{section}.{key}")
+            if value is not None:
+                try:
+                    PrecisionType.to_dtype(value)
+                except RuntimeError:
+                    raise ValueError(f"{section}.{key}={value}; expected bf16, fp16 or fp32") from None
+
+
+def _load_classes(config: DictConfig, case: Case) -> None:
+    """Everything that a key names by its path: modules, classes, files of settings."""
+    import torch.utils.data
+    from verl.utils.dataset.rl_dataset import get_dataset_class
+    from verl.utils.import_utils import import_external_libs, load_class_from_fqn, resolve_config_path
+
+    from verl_videomtr.sample import AGENT_NAME
+
+    rollout = config.actor_rollout_ref.rollout
+    for key in ("actor_rollout_ref.model", *(["critic.model"] if case.has_critic else [])):
+        import_external_libs(case.get(f"{key}.external_lib"))
+    if not issubclass(get_dataset_class(config.data), torch.utils.data.Dataset):
+        raise TypeError(f"data.custom_cls.name={config.data.custom_cls.name} is no dataset")
+    if manager := rollout.agent.get("agent_loop_manager_class"):
+        load_class_from_fqn(manager, "agent_loop_manager_class")
+    for key in ("agent.agent_loop_config_path", "multi_turn.tool_config_path"):
+        path = OmegaConf.select(rollout, key)
+        if path and not Path(resolve_config_path(path)).is_file():
+            raise FileNotFoundError(f"actor_rollout_ref.rollout.{key}={path} is no file")
+    loop, own = str(rollout.agent.default_agent_loop), rollout.agent.get("agent_loop_config_path")
+    if not own and loop not in (AGENT_NAME, "single_turn_agent", "tool_agent"):
+        raise ValueError(
+            f"actor_rollout_ref.rollout.agent.default_agent_loop={loop}; expected {AGENT_NAME}, or verl's "
+            "single_turn_agent or tool_agent, or one of an agent_loop_config_path"
+        )
+
+
+def _bind_ray(config: DictConfig, case: Case) -> None:
+    import ray
+
+    given = OmegaConf.select(config, "ray_kwargs.ray_init") or {}
+    known = inspect.signature(ray.init).parameters
+    for name in map(str, given):
+        if name not in known and not name.startswith("_"):
+            close = difflib.get_close_matches(name, known, n=1)
+            raise ValueError(f"ray_kwargs.ray_init.{name} is no argument of ray.init; expected one of its own"
+                             + (f"; set ray_kwargs.ray_init.{close[0]}" if close else ""))  # fmt: skip

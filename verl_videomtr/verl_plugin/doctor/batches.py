@@ -9,9 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+from omegaconf import OmegaConf
+
 from verl_videomtr.budget import round_up
 from verl_videomtr.verl_plugin.doctor.case import Case
 from verl_videomtr.verl_plugin.doctor.findings import Finding, counted, error, note, ok, warning
+from verl_videomtr.verl_plugin.mini_batches import row_multiple
+from verl_videomtr.verl_plugin.ranks import common_ranks
 
 MOST_PADDING = 0.25
 """A larger share of padding rows in a step is worth a word."""
@@ -24,7 +28,7 @@ def check_batches(case: Case) -> Iterator[Finding]:
         return
     found = [*_parallelism(case)]
     if not found:  # ranks are not known before that
-        found = [*_mini_batches(case), *_micro_batches(case)] or [*_padding(case)]
+        found = [*_mini_batches(case), *_micro_batches(case), *_roles(case)] or [*_padding(case)]
     yield from found
     if not any(finding.level.value == "error" for finding in found):
         rows = case.config.data.train_batch_size * case.rollout.n
@@ -114,6 +118,20 @@ def _micro_batches(case: Case) -> Iterator[Finding]:
             )
 
 
+def _roles(case: Case) -> Iterator[Finding]:
+    """verl's own trainers pad for the actor's ranks; another model may have more of them."""
+    multiple = step_multiple(case)
+    for role, size in case.sequence_parallel.items():
+        shares = case.num_gpus // size
+        if multiple % shares:
+            yield error(
+                "batches.roles",
+                f"the rows of a step are a multiple of {multiple}, the {role} divides them among {shares} ranks",
+                why="verl asserts it when it hands them out, after a whole rollout",
+                fix=f"trainer.v1.trainer_mode=video_mtr_{case.get('trainer.v1.trainer_mode')!s}, which pads for all",
+            )
+
+
 def _padding(case: Case) -> Iterator[Finding]:
     rows = int(case.config.data.train_batch_size) * int(case.rollout.n)
     padded = round_up(rows, step_multiple(case))
@@ -128,9 +146,16 @@ def _padding(case: Case) -> Iterator[Finding]:
 
 
 def step_multiple(case: Case) -> int:
-    """What verl pads the rows of a step to a multiple of (PPOTrainer._get_required_batch_multiple)."""
-    multiple = case.num_gpus // case.sequence_parallel["actor"]
+    """What the rows of a step are padded to a multiple of (VideoMTRMixin._get_required_batch_multiple)."""
     sections = ["actor_rollout_ref.actor"] + (["critic"] if case.has_critic else [])
+    mode = str(case.get("trainer.v1.trainer_mode"))
+    is_own = mode.startswith("video_mtr_")
+    multiple = case.num_gpus // case.sequence_parallel["actor"]
+    if is_own:
+        multiple = common_ranks(case.config, num_gpus=case.num_gpus)
+    if is_own and case.settings.episode.slides:
+        roles = [OmegaConf.select(case.config, section) for section in sections]
+        return row_multiple(case.config, roles, dp_size=multiple, base_mode=mode.removeprefix("video_mtr_"))
     for section in sections:
         multiple = math.lcm(multiple, int(case.get(f"{section}.ppo_mini_batch_size")) * int(case.rollout.n))
     return multiple

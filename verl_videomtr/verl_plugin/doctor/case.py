@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from verl_videomtr.sample import AGENT_NAME, Sample
 from verl_videomtr.settings import Settings
+from verl_videomtr.verl_plugin import ranks
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -64,6 +65,17 @@ class Case:
         return int(self.config.trainer.n_gpus_per_node) * int(self.config.trainer.nnodes)
 
     @property
+    def num_steps(self) -> int | None:
+        """Steps of the run; None where the rows are not known."""
+        steps = self.get("trainer.total_training_steps")
+        if steps is not None:
+            return int(steps)
+        if "train" not in self.samples:
+            return None
+        size = int(self.config.data.train_batch_size)
+        return len(self.samples["train"]) // size * int(self.config.trainer.total_epochs)
+
+    @property
     def is_cpu(self) -> bool:
         return str(self.get("trainer.device")) == "cpu"
 
@@ -79,15 +91,11 @@ class Case:
 
     @property
     def has_reference(self) -> bool:
-        """Whether a reference model is loaded of its own: LoRA reads it from the actor."""
-        asked = self.get("algorithm.use_kl_in_reward") or self.get("actor_rollout_ref.actor.use_kl_loss")
-        return bool(asked) and not self.has_lora
+        return ranks.has_reference(self.config)
 
     @property
     def has_lora(self) -> bool:
-        model = self.config.actor_rollout_ref.model
-        rank = (model.get("lora") or {}).get("rank", 0) or model.get("lora_rank", 0)
-        return rank > 0 or model.get("lora_adapter_path") is not None
+        return ranks.has_lora(self.config)
 
     @property
     def is_fsdp(self) -> bool:
@@ -95,19 +103,7 @@ class Case:
 
     @functools.cached_property
     def sequence_parallel(self) -> dict[str, int]:
-        """GPUs over which each FSDP model spreads one row; verl reads the critic's from `critic.fsdp` alone."""
-
-        def size(section: str, engine: str) -> int:
-            outer = int(self.get(f"{section}.ulysses_sequence_parallel_size", 1))
-            inner = int(self.get(f"{section}.{engine}.ulysses_sequence_parallel_size", 1))
-            return outer if outer > 1 else inner
-
-        sizes = {"actor": size("actor_rollout_ref.actor", "fsdp_config")}
-        if self.has_reference:
-            sizes["ref"] = size("actor_rollout_ref.ref", "fsdp_config")
-        if self.has_critic:
-            sizes["critic"] = int(self.get("critic.fsdp.ulysses_sequence_parallel_size", 1))
-        return sizes
+        return ranks.sequence_parallel(self.config)
 
     def override(self, key: str, value: Any) -> str:
         """Write the override that sets a key: with a + where the configuration does not have it yet."""

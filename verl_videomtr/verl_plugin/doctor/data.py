@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import time
@@ -9,9 +10,13 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from verl_videomtr.model_shapes import find_shape
+from verl_videomtr.planner import GIB, GPUS, make_plan
 from verl_videomtr.sample import Sample, SampleError, read_rows, resolve_video
 from verl_videomtr.verl_plugin.doctor.case import Case
 from verl_videomtr.verl_plugin.doctor.findings import Finding, error, note, ok, warning
+from verl_videomtr.verl_plugin.doctor.places import complaint, existing
+from verl_videomtr.verl_plugin.plan_command import read_run
 from verl_videomtr.video.cache_entry import FORMS
 from verl_videomtr.video.decode_workers import DecodeWorkers
 from verl_videomtr.video.errors import VideoError
@@ -20,8 +25,12 @@ SAMPLED_VIDEOS = 12
 """Videos of each file list that are opened."""
 VIDEO_SECONDS = 20.0
 """After so long no further video is opened."""
+KEYED_VIDEOS = 3
+"""Videos that are looked for in a cache that was filled before: each may have to be read whole."""
 JPEG_SHARE = 0.2
 """Size of a JPEG cache, as a share of a raw one."""
+MOST_VALIDATION_GIB = 64.0
+"""Of frames in one batch of validation, a node."""
 CHECK_FILES = "python -m data_prep.check lists every broken row and video"
 
 
@@ -30,6 +39,7 @@ def check_data(case: Case) -> Iterator[Finding]:
     for split in ("train", "val"):
         yield from _rows(case, split)
     yield from _numbers(case)
+    yield from _validation(case)
     if case.samples:
         yield from _videos(case)
         yield from _cache(case)
@@ -81,6 +91,39 @@ def _numbers(case: Case) -> Iterator[Finding]:
             why="an epoch has no whole batch: verl counts 0 steps of training, or its loader ends before the first",
             fix=f"data.train_batch_size={len(train)} actor_rollout_ref.actor.ppo_mini_batch_size={len(train)}, "
             "or more rows",
+        )
+
+
+def _validation(case: Case) -> Iterator[Finding]:
+    """Validation plays a batch at once, whose frames all lie in memory; and it should ask what was not trained on."""
+    val = case.samples.get("val")
+    if not val:
+        return
+    trained = {(sample.video, sample.question) for sample in case.samples.get("train", [])}
+    if known := sum((sample.video, sample.question) in trained for sample in val):
+        yield warning(
+            "data.val",
+            f"{known} of {len(val)} validation questions are training questions too",
+            why="what validation shows is memory",
+            fix="data.val_files=<rows of other questions>, as data_prep.mix makes them",
+        )
+    try:
+        shape, _ = find_shape(str(case.get("actor_rollout_ref.model.path")))
+    except ValueError:
+        return
+    plan = make_plan(read_run(case.config, shape=shape, gpu=next(iter(GPUS.values()))))
+    each = plan.bytes_per_episode
+    at_once = min(int(case.get("data.val_batch_size", len(val))), len(val)) * int(case.rollout.val_kwargs.n)
+    room = MOST_VALIDATION_GIB * GIB * int(case.config.trainer.nnodes)
+    if not case.elsewhere:
+        room = min(room, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2)
+    if at_once * each > room:
+        yield warning(
+            "data.val",
+            f"validation plays {at_once} episodes at once, of up to {at_once * each / GIB:.0f} GiB"
+            + (" (data.val_batch_size is not set: the whole file)" if case.get("data.val_batch_size") is None else ""),
+            why="all their frames lie in memory, before the first step if trainer.val_before_train",
+            fix=f"data.val_batch_size={max(1, int(room / 2 / each / int(case.rollout.val_kwargs.n)))}",
         )
 
 
@@ -148,15 +191,16 @@ def _cache(case: Case) -> Iterator[Finding]:
     cache = case.settings.video.cache
     if cache.dir is None:
         return
-    place = _existing(Path(cache.dir).expanduser())
-    if not place.is_dir() or not os.access(place, os.W_OK):
+    place = existing(Path(cache.dir).expanduser())
+    if wrong := complaint(cache.dir):
         yield error(
             "data.cache",
-            f"videomtr.video.cache.dir={cache.dir} cannot be made or written ({place})",
+            f"videomtr.video.cache.dir={cache.dir} cannot be made or written ({wrong})",
             why="every agent-loop worker makes its folders at its start, and loses all episodes",
             fix="videomtr.video.cache.dir=<a writable folder>, or null to decode frames each time",
         )
         return
+    yield from _filled(case)
     if not case.frame_sizes:
         return
     mean = sum(height * width for height, width in case.frame_sizes) / len(case.frame_sizes)
@@ -183,15 +227,28 @@ def _cache(case: Case) -> Iterator[Finding]:
         yield ok("data.cache", f"{cache.dir}: about {need:.1f} GiB as {cache.form}, {free:.1f} free")
 
 
+def _filled(case: Case) -> Iterator[Finding]:
+    """Frames that were decoded beforehand with other settings are found by nobody, and stay."""
+    settings = case.settings.video
+    folder = Path(str(settings.cache.dir)).expanduser()
+    if not any(folder.glob("pools/*/*.pool")):
+        return
+    cache, looked, found = settings.cache.open(), 0, 0
+    for video in _spread(sorted(_names(case)))[:KEYED_VIDEOS]:
+        with contextlib.suppress(OSError, SampleError, VideoError):
+            found += cache.find(cache.key(resolve_video(video, settings.root), settings.pool)) is not None  # type: ignore[union-attr]
+            looked += 1
+    if looked and not found:
+        yield warning(
+            "data.cache",
+            f"{settings.cache.dir} holds pools, and none for the {looked} videos of the rows that were looked for",
+            why="they were filled with other settings, or of other videos: every frame is decoded once more",
+            fix="`videomtr pools` with this launch's overrides, or those settings in the launch",
+        )
+
+
 def _names(case: Case) -> set[str]:
     return {sample.video for rows in case.samples.values() for sample in rows}
-
-
-def _existing(path: Path) -> Path:
-    """The path itself, or the nearest folder above it that exists."""
-    while not path.exists() and path != path.parent:
-        path = path.parent
-    return path
 
 
 def _spread(videos: list[str]) -> list[str]:

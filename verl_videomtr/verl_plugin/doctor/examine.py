@@ -10,7 +10,20 @@ from collections.abc import Callable, Iterator, Sequence
 
 from verl_videomtr.settings import load_settings
 from verl_videomtr.verl_plugin.compose import compose
-from verl_videomtr.verl_plugin.doctor import agreement, batches, data, installation, lengths, machine, model
+from verl_videomtr.verl_plugin.doctor import (
+    agreement,
+    batches,
+    data,
+    engine,
+    installation,
+    lengths,
+    machine,
+    model,
+    places,
+    reward,
+    unread,
+    values,
+)
 from verl_videomtr.verl_plugin.doctor.case import Case
 from verl_videomtr.verl_plugin.doctor.findings import Finding, refused, warning
 
@@ -33,7 +46,9 @@ def examine(overrides: Sequence[str], *, elsewhere: bool = False, fresh: bool = 
     except (ValueError, OSError) as wrong:
         return [refused("config.settings", wrong, why="the trainer and every agent-loop worker refuse it", is_own=True)]
     case = Case.of(config, settings, elsewhere=elsewhere)
-    process = installation.start_fresh_process() if fresh else None
+    if outside := list(values.check_bounds(case)):
+        return outside
+    process = installation.start_fresh_process(case) if fresh else None
     try:
         with _quietly():
             return [finding for check in _checks(process) for finding in _run(check, case)]
@@ -49,8 +64,13 @@ def _checks(process: object) -> list[Callable[[Case], Iterator[Finding]]]:
         installation.check_plug_points,
         installation.check_platform,
         agreement.check_agreement,
+        unread.check_unread,
         batches.check_batches,
         data.check_data,
+        values.check_values,
+        reward.check_reward,
+        places.check_places,
+        engine.check_engine,
         model.check_model,
         lengths.check_lengths,
         machine.check_machine,

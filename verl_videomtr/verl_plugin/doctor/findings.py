@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import json
+import traceback
 from collections.abc import Sequence
 
 
@@ -65,13 +66,26 @@ def refused(check: str, refusal: Exception, *, why: str, is_own: bool) -> Findin
     Args:
         is_own: it is one of this package, whose messages end with what is expected or what to do.
     """
-    text = " ".join(str(refusal).split()) or type(refusal).__name__
+    text = " ".join(str(refusal).split())
+    bottom: BaseException = refusal
+    while bottom.__cause__ is not None:
+        bottom = bottom.__cause__
+    if said := " ".join(str(bottom).split()):
+        text = text if said in text else f"{text}: {said}"
+    else:  # a bare assertion: the line says more than its name
+        text = f"{text or type(bottom).__name__} at `{_line_of(bottom)}`"
     what, _, last = text.rpartition("; ")
     if not what or not is_own:
         what, last = text, "correct the value that the message names"
     elif last.startswith("expected "):
         last = f"correct it: {last}"
     return error(check, what, why=f"{why} ({type(refusal).__name__})", fix=last)
+
+
+def _line_of(refusal: BaseException) -> str:
+    """The line of code that raised it."""
+    frames = traceback.extract_tb(refusal.__traceback__)
+    return " ".join((frames[-1].line or frames[-1].name).split()) if frames else type(refusal).__name__
 
 
 def exit_code(findings: Sequence[Finding]) -> int:

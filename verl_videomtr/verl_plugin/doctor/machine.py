@@ -11,6 +11,7 @@ from pathlib import Path
 from verl_videomtr.model_shapes import find_shape
 from verl_videomtr.verl_plugin.doctor.case import Case
 from verl_videomtr.verl_plugin.doctor.findings import Finding, error, note, ok, warning
+from verl_videomtr.verl_plugin.doctor.places import existing
 
 SHARED_MEMORY = Path("/dev/shm")
 SOCKET = "ray/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store"
@@ -36,6 +37,7 @@ def check_machine(case: Case) -> Iterator[Finding]:
         return
     yield from _attention(case)
     yield from _cluster(case)
+    yield from _cpus(case)
     yield from _gpus(case)
     yield from _shared_memory(case)
     yield from _temporary_files(case)
@@ -98,6 +100,36 @@ def cluster_address(case: Case) -> str:
         # Last, the cluster that `ray start` left word of on this machine.
         address = os.environ.get("RAY_ADDRESS") or read_ray_address(case.get("ray_kwargs.ray_init._temp_dir"))
     return "" if address in (None, "", "local") else str(address)
+
+
+def reserved_cpus(case: Case) -> int:
+    """CPUs that Ray must have before verl's workers are placed: those that stay reserved, and one for who comes last.
+
+    verl reserves some for each GPU (ResourcePoolManager.max_colocate_count), TransferQueue one a storage unit and one
+    for its controller.
+    """
+    from verl.single_controller.ray.base import ResourcePoolManager
+
+    gpus = case.num_gpus
+    if str(case.get("trainer.v1.trainer_mode")).endswith("separate_async"):
+        gpus += int(case.rollout.nnodes) * int(case.rollout.n_gpus_per_node)
+    units = int(case.get("transfer_queue.backend.SimpleStorage.num_data_storage_units", 0))
+    return int(ResourcePoolManager.max_colocate_count) * gpus + units + 2
+
+
+def _cpus(case: Case) -> Iterator[Finding]:
+    if cluster_address(case) or int(case.config.trainer.nnodes) > 1:
+        return
+    given = case.get("ray_kwargs.ray_init.num_cpus")
+    have, need = int(given) if given is not None else os.cpu_count() or 1, reserved_cpus(case)
+    if have < need:
+        yield error(
+            "machine.cpus",
+            f"Ray will count {have} CPUs" + (" (ray_kwargs.ray_init.num_cpus)" if given is not None else " here")
+            + f", verl and TransferQueue reserve {need - 1}",
+            why="the run waits for ever for the rest, without a word",
+            fix=f"ray_kwargs.ray_init.num_cpus={need + 6} (they are reserved, not used)",
+        )  # fmt: skip
 
 
 def _gpus(case: Case) -> Iterator[Finding]:
@@ -208,9 +240,7 @@ def _temporary_files(case: Case) -> Iterator[Finding]:
             fix="export RAY_TMPDIR=/tmp, or another short folder",
         )
         return
-    place = Path(folder or os.environ.get("RAY_TMPDIR", "/tmp"))
-    while not place.exists() and place != place.parent:
-        place = place.parent
+    place = existing(Path(folder or os.environ.get("RAY_TMPDIR", "/tmp")))
     usage = shutil.disk_usage(place)
     if usage.used / usage.total > FULL_SHARE:
         yield warning(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import re
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,9 +15,11 @@ from typing import Any
 
 from omegaconf import OmegaConf, open_dict
 
+from verl_videomtr.verl_plugin.doctor import weights
 from verl_videomtr.verl_plugin.doctor.case import Case
 from verl_videomtr.verl_plugin.doctor.findings import Finding, Level, counted, error, note, ok, warning
 from verl_videomtr.verl_plugin.doctor.rendering import Measured, Renderer, largest_size, measure_text, usual_size
+from verl_videomtr.verl_plugin.turn_end import read_turn_end
 
 VERL_DEFAULT = "~/models/deepseek-llm-7b-chat"
 """What model paths are in verl's own configuration."""
@@ -49,6 +52,7 @@ def check_model(case: Case) -> Iterator[Finding]:
     if not case.uses_own_loop:
         yield note("model.template", "the agent loop is not video_mtr: its messages are not rendered here")
         return
+    yield from _tags(case)
     try:
         yield from _measure(case)
     except Exception as failure:  # of the template, the builder or the processor: the agent loop's own calls
@@ -93,6 +97,13 @@ def _load(case: Case, key: str) -> tuple[Any, str] | Finding:
                 why="every worker that holds the model or its tokenizer loads the same files at its start",
                 fix=f"{key}.path=<a checkpoint folder as transformers saves it>",
             )
+    if (wrong := weights.complaint_of(Path(local))) and (Path(path).expanduser().is_dir() or _is_offline()):
+        return error(
+            "model.weights",
+            f"{key}.path={path}: {wrong}",
+            why="verl and vLLM load them behind the start of all workers, and stop",
+            fix=f"{key}.path=<a whole checkpoint>; fetch the missing files again (hf download resumes)",
+        )
     complaints = [str(entry.message) for entry in caught if "processor" in str(entry.message).lower()]
     return model, complaints[-1] if complaints else "a tokenizer alone"
 
@@ -242,6 +253,26 @@ def _measure(case: Case) -> Iterator[Finding]:
     )
     yield from _grid(case, tokens["usual"], usual)
     yield from _same_pixels(case, renderer, usual)
+
+
+def _tags(case: Case) -> Iterator[Finding]:
+    """What a policy writes must be there when its tokens are read, special tokens or not."""
+    text = "<think>why</think><retrieve>1,2</retrieve><answer>A</answer>"
+    tokenizer = case.model.tokenizer
+    kwargs = dict(case.get("data.apply_chat_template_kwargs", {}))
+    try:
+        turn_end = read_turn_end(tokenizer, case.model.processor, **kwargs)
+    except Exception:  # of the template: `model.template` says so
+        return
+    read = tokenizer.decode(turn_end.without_end(tokenizer.encode(text, add_special_tokens=False)))
+    if lost := [tag for tag in re.findall("</?[a-z]+>", text) if tag not in read]:
+        yield error(
+            "model.tags",
+            f"{', '.join(lost)} of {text!r} is lost where the tokenizer encodes and decodes it ({read!r})",
+            why="no response ever parses: every turn is invalid",
+            fix="actor_rollout_ref.model.path=<a checkpoint whose tokenizer keeps the tags>, or "
+            "videomtr.prompts=tool_calls with +videomtr/loop=tool_agent",
+        )
 
 
 def _grid(case: Case, measured: int, size: tuple[int, int]) -> Iterator[Finding]:
