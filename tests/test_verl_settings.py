@@ -184,7 +184,7 @@ def test_contradictions_name_the_override_that_mends_them(paper, overrides, mess
         ["videomtr.episode.max_turns=6", "videomtr.episode.window=5", "algorithm.adv_estimator=rloo", NO_BONUS],
         ["videomtr.episode.max_turns=6", "algorithm.adv_estimator=grpo", NO_BONUS],
         ["videomtr.episode.max_turns=6"],
-        [f"{REWARD}.preset=released_code", f"+{REWARD}.gate=none", f"+{REWARD}.drop_penalty=1"],
+        [f"+{REWARD}.preset=released_code", f"+{REWARD}.gate=none", f"+{REWARD}.drop_penalty=1"],
         ["reward.custom_reward_function.path=mine.py", f"+{REWARD}.my_switch=1"],
         ["videomtr.video.root=/"],
     ],
