@@ -177,17 +177,22 @@ def make_charts(runs: Iterable[Series]) -> list[dict[str, Any]]:
             for label, pattern in chart.lines
             for name, points in _matching(series, pattern)
         ]
-        if lines:
+        # Areas of several runs cannot lie in one chart.
+        parts = [[line for line in lines if line["run"] == number] for number in range(len(runs))]
+        for part in parts if chart.stacked and len(runs) > 1 else [lines]:
+            if not part:
+                continue
             charts.append(
                 {
                     "title": chart.title,
+                    "run": part[0]["run"] if chart.stacked else None,
                     "area": chart.area,
                     "unit": chart.unit,
                     "note": chart.note,
                     "stacked": chart.stacked,
                     "share": chart.share,
-                    "labels": [label for label, _ in chart.lines if any(line["label"] == label for line in lines)],
-                    "lines": lines,
+                    "labels": [label for label, _ in chart.lines if any(line["label"] == label for line in part)],
+                    "lines": part,
                 }
             )
     return charts

@@ -124,6 +124,7 @@ def card(record: Mapping[str, Any], *, facts: Facts, name: str) -> dict[str, Any
         "frames": [[int(index) for index in frames] for frames in episode.get("frames", ())],
         "ranges": [None if ends is None else [int(ends[0]), int(ends[1])] for ends in episode.get("ranges", ())],
         "evidence": _spans(episode.get("truth")),
+        "segments": _segments(record),
     }
 
 
@@ -143,7 +144,7 @@ def detail(record: Mapping[str, Any], *, facts: Facts) -> dict[str, Any]:
         return shown
     episode = record["episode"]
     return shown | {
-        "segments": [[plain(float(s)), plain(float(e))] for s, e in record.get("segments") or ()] or None,
+        "segments": _segments(record),
         "stop": str(episode.get("stop_reason") or ""),
         "max_turns": episode.get("max_turns"),
         "frame_budget": episode.get("frame_budget"),
@@ -199,6 +200,10 @@ def _parts(message: Any) -> list[str | int] | None:
         return None
     parts = [message] if isinstance(message, str) else message
     return [part if isinstance(part, int) else shorten(str(part), 4000) for part in parts]
+
+
+def _segments(record: Mapping[str, Any]) -> list[list[Any]] | None:
+    return [[plain(float(start)), plain(float(end))] for start, end in record.get("segments") or ()] or None
 
 
 def _spans(indices: Sequence[int] | None) -> list[list[int]] | None:

@@ -5,11 +5,11 @@ const DASHES = ["", "6 3", "2 3", "8 3 2 3", "1 2", "10 4"];
 /** One chart. Colour tells the run, the dash tells the line. */
 function chartNode(chart) {
   const holder = h("div", { class: "plot" });
-  const several = index.runs.length > 1;
+  const several = index.runs.length > 1 && chart.run === null;
   const values = chart.lines.flatMap((line) => line.points.map(([, y]) => y)).filter((y) => typeof y === "number");
   const steps = chart.lines.flatMap((line) => line.points.map(([step]) => step));
   if (!values.length) return null;
-  const lines = chart.stacked && !several ? stack(chart) : chart.lines.map((line) => ({ ...line, base: null }));
+  const lines = chart.stacked ? stack(chart) : chart.lines.map((line) => ({ ...line, base: null }));
   const tops = lines.flatMap((line) => line.points.map(([, y]) => y)).filter((y) => typeof y === "number");
   let [low, high] = chart.share ? [0, 1] : [Math.min(0, ...tops), Math.max(...tops)];
   if (chart.share) low = Math.min(0, ...tops);
@@ -21,7 +21,7 @@ function chartNode(chart) {
   };
   new ResizeObserver(paint).observe(holder);
   return h("figure", { class: "chart" },
-    h("figcaption", {}, h("b", {}, chart.title), h("span", { class: "muted" }, ` ${chart.unit}`)),
+    h("figcaption", {}, chart.run !== null && index.runs.length > 1 ? [runMark(chart.run), " "] : null, h("b", {}, chart.title), h("span", { class: "muted" }, ` ${chart.unit}`)),
     holder, chartLegend(chart, several),
     chart.note ? h("p", { class: "muted small" }, chart.note) : null,
     values_table(chart));
@@ -51,6 +51,7 @@ function chartSvg({ chart, lines, width, low, high, first, last, several }) {
     parts.push(s("text", { x: x(mark), y: height - box.bottom + 15, class: "tick", "text-anchor": "middle" }, mark));
   }
   parts.push(s("text", { x: (box.left + width - box.right) / 2, y: height - 4, class: "tick", "text-anchor": "middle" }, "training step"));
+  const letters = [];
   for (const line of lines) {
     const place = chart.labels.indexOf(line.label);
     const points = line.points.filter(([, amount]) => typeof amount === "number");
@@ -64,10 +65,14 @@ function chartSvg({ chart, lines, width, low, high, first, last, several }) {
       const dash = several ? DASHES[place % DASHES.length] : DASHES[Math.floor(place / 7) % DASHES.length] || (place % 2 ? "6 3" : "");
       parts.push(s("path", { d: path, class: `curve ${tone}`, "stroke-dasharray": dash || null }));
       const [lastStep, lastAmount] = points[points.length - 1];
-      if (several && place === 0) parts.push(s("text", { x: x(lastStep) + 5, y: y(lastAmount) + 4, class: "letter" }, letterOf(line.run)));
+      if (several && place === 0) letters.push({ x: x(lastStep) + 5, y: y(lastAmount) + 4, run: line.run });
       if (points.length <= 12) for (const [step, amount] of points) parts.push(s("circle", { cx: x(step), cy: y(amount), r: 3, class: `point ${tone}` }));
     }
   }
+  letters.sort((a, b) => a.y - b.y).forEach((letter, k) => {
+    if (k) letter.y = Math.max(letter.y, letters[k - 1].y + 11); // letters of lines that end together stay apart
+    parts.push(s("text", { x: letter.x, y: letter.y, class: "letter" }, letterOf(letter.run)));
+  });
   const guide = s("line", { x1: 0, x2: 0, y1: box.top, y2: height - box.bottom, class: "guide", visibility: "hidden" });
   parts.push(guide);
   const svg = s("svg", {

@@ -21,7 +21,7 @@ function runCards() {
   return h("div", { class: "run-cards" }, index.runs.map((run, k) => h("section", { class: "run-card" },
     h("h2", {}, index.runs.length > 1 ? [runMark(k), " "] : null, said("span", {}, run.name)),
     h("p", { class: "muted small" }, said("span", {}, run.path)),
-    h("p", {}, `${plural(run.episodes, "episode")} read`, run.lost ? `, ${run.lost} lost` : "", run.unread ? `, ${plural(run.unread, "line")} unreadable` : "",
+    h("p", {}, run.episodes ? `${plural(run.episodes, "episode")} read` : "curves alone", run.lost ? `, ${run.lost} lost` : "", run.unread ? `, ${plural(run.unread, "line")} unreadable` : "",
       run.left_out ? `, ${plural(run.left_out, "file")} of other lines left out` : "",
       run.metrics ? "" : run.episodes ? "; curves come from the episodes themselves" : ""),
     run.settings.length ? h("details", {}, h("summary", {}, "Settings"), h("dl", { class: "settings" }, run.settings.map(([name, text]) => [h("dt", {}, seenText(name)), said("dd", {}, text)]))) : null)));

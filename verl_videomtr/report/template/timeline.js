@@ -24,7 +24,7 @@ function scaleOf(card, film, segments, width) {
 
 /** The small timeline of a card: evidence above the line, frames by turn on it. */
 function strip(card, film, width = 280) {
-  const scale = scaleOf(card, film, null, width);
+  const scale = scaleOf(card, film, card.segments, width);
   const height = 22;
   const marks = scale.evidence.map(([from, to]) =>
     s("rect", { x: from, y: 1, width: Math.max(2, to - from), height: 5, rx: 1, class: "evidence" }));
