@@ -60,7 +60,9 @@ def print_groups(samples: Iterable[Sample]) -> None:
         if len(values) > MAX_GROUP_VALUES:
             print(f"{name}: {len(values)} values")
         else:
-            print(f"{name}: {'  '.join(f'{value} {count:,}' for value, count in sorted(values.items()))}")
+            print(
+                f"{name}: {'  '.join(f'{command.shown(value)} {count:,}' for value, count in sorted(values.items()))}"
+            )
 
 
 def _run(arguments: argparse.Namespace) -> int:

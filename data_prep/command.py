@@ -14,6 +14,7 @@ from data_prep.videos import Probed, keep_openable
 from verl_videomtr.sample import LETTERS, Sample, is_url, write_rows
 
 SHOWN_IDS = 3
+MAX_SHOWN = 100
 
 
 def parser(description: str, *, example: str) -> argparse.ArgumentParser:
@@ -97,15 +98,21 @@ def finish(
 
 def list_drops(drops: DropList, *, out: Path) -> None:
     """Print the number of drops per reason, with the first few ids; write every one of them beside the output."""
-    print(f"dropped {len(drops):,}" + (":" if drops else ""))
-    for reason, count in drops.counts().items():
-        ids = drops.ids(reason)
-        more = ", ..." if len(ids) > SHOWN_IDS else ""
-        print(f"  {count:>7,}  {reason}  ({', '.join(ids[:SHOWN_IDS])}{more})")
     path = out.with_name(f"{out.stem}.dropped.jsonl")
     drops.write(path)
+    print(f"dropped {len(drops):,}" + (":" if drops else ""))
+    for reason, count in drops.counts().items():
+        ids = [shown(record_id) for record_id in drops.ids(reason)]
+        more = ", ..." if len(ids) > SHOWN_IDS else ""
+        print(f"  {count:>7,}  {reason}  ({', '.join(ids[:SHOWN_IDS])}{more})")
     if drops:
         print(f"every dropped record: {path}")
+
+
+def shown(text: str) -> str:
+    """Return an annotation's text fit for a terminal: short, on one line, with escapes for what cannot be printed."""
+    cut = text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in cut)
 
 
 def print_letters(samples: Iterable[Sample]) -> None:

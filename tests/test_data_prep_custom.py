@@ -119,6 +119,18 @@ def test_row_without_an_id_never_collides_and_a_given_one_that_does_is_listed(tm
     assert (listed["id"], listed["reason"]) == ("custom/0", "id occurs twice")
 
 
+def test_ids_that_no_terminal_can_print_are_listed_all_the_same(tmp_path, capfd):
+    odd = ["half \ud83d", "\x1b[31m\n", "x" * 5000]
+    rows = [CHOICE, *({**CHOICE, "id": text, "answer": "coffee"} for text in odd)]
+    code, samples = run(write_lines(tmp_path / "mine.jsonl", *rows))
+    assert (code, len(samples)) == (0, 1)
+    output = capfd.readouterr().out
+    assert "(custom/half \\ud83d, custom/\\x1b[31m, custom/xxx" in output
+    assert max(map(len, output.splitlines())) < 400
+    listed = [json.loads(line)["id"] for line in (tmp_path / "rows.dropped.jsonl").read_text().splitlines()]
+    assert listed == [f"custom/{text.strip()}" for text in odd]
+
+
 def test_addresses_and_odd_paths_stay_as_they_are(tmp_path):
     videos = ("https://x.org/a b.mp4", "s3://bucket/a.mp4", "räume/猫 1.mp4", "/data/a.mp4")
     path = write_lines(tmp_path / "mine.jsonl", *({**CHOICE, "video": video} for video in videos))
