@@ -83,6 +83,7 @@ def test_response_cut_by_its_own_limit_uses_up_its_turn_only(setting):
     long = setting.tokenizer.encode("<think>" + " red" * 20, add_special_tokens=False)
     played = setting.play([long, ANSWER], "videomtr.max_response_tokens=12")
     assert played.trajectory.episode["actions"] == ["invalid", "answer"]
+    assert played.trajectory.finish_reasons == ["length", "stop"]
 
 
 def _limits(setting, *, room: int) -> list[str]:
@@ -95,6 +96,7 @@ def test_response_that_ends_at_its_limit_is_not_cut(setting):
     length = len(setting.tokenizer.encode(ANSWER, add_special_tokens=False)) + 1
     played = setting.play([ANSWER], *_limits(setting, room=length))
     assert played.trajectory.episode["stop_reason"] == "answered"
+    assert played.trajectory.finish_reasons == ["stop"]
 
 
 def test_response_cut_by_the_context_ends_the_episode(setting):
@@ -144,6 +146,7 @@ def test_oldest_and_newest_weights_of_an_episode_are_kept(setting):
     played = setting.play([at(3, LOOK), at(4, LOOK), at(5, ANSWER)])
     fields = played.outputs[0].extra_fields
     assert (fields["min_global_steps"], fields["max_global_steps"]) == (3, 5)
+    assert played.trajectory.policy_version == {"min": 3, "max": 5}
 
 
 def test_template_that_opens_the_thought(setting):
