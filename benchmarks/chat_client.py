@@ -11,6 +11,7 @@ import argparse
 import asyncio
 import gc
 import multiprocessing
+import shutil
 import sys
 import tempfile
 import time
@@ -69,13 +70,19 @@ async def measure(
     settings = setup.settings
     frames = FrameService(config=settings.video.pool, cache=settings.video.cache.open(), workers=settings.video.workers)
     await frames.read(str(video), list(range(settings.episode.pool_size)))
+    # Every episode has a name of its own for the video, or those that begin together would share their pictures.
+    videos = [str(folder / f"{number}.mp4") for number in range(arguments.episodes)]
+    for path in videos:
+        if not Path(path).exists():
+            shutil.copyfile(video, path)
+        await frames.pool(path)
     pictures = PictureService(frames, image_format=image_format, max_bytes=1)
     samples = [
         Sample(
-            data_source="cost", sample_id=str(number), index=number, split="test", video=str(video), question="What?",
+            data_source="cost", sample_id=str(number), index=number, split="test", video=path, question="What?",
             options=("a", "b"), answer="A", question_type="multiple_choice",
         )
-        for number in range(arguments.episodes)
+        for number, path in enumerate(videos)
     ]  # fmt: skip
     lags: list[float] = []
 
@@ -108,6 +115,9 @@ async def measure(
             ticker.cancel()
     turns = sum(len(line["episode"]["responses"]) for line in lines)
     waits = np.array([value for line in lines for value in line["response_seconds"]])
+    assert form == image_format or pictures.num_encoded == sum(
+        len(shown) for line in lines for shown in line["episode"]["frames"]
+    )
     pictures.close()
     frames.close()
     return (
@@ -124,6 +134,7 @@ def main() -> None:
     parser.add_argument("--in-flight", type=int, default=100)
     parser.add_argument("--think", type=float, default=1.0)
     parser.add_argument("--port", type=int, default=8771)
+    parser.add_argument("--videos", type=Path, help="folder that keeps the video for the next time")
     arguments = parser.parse_args()
     server = multiprocessing.get_context("spawn").Process(
         target=serve, args=(arguments.port, arguments.think), daemon=True
@@ -137,7 +148,7 @@ def main() -> None:
     print(f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|")
     try:
         with tempfile.TemporaryDirectory() as name:
-            video = make_video(Path(name))
+            video = make_video(arguments.videos or Path(name))
             for form, image_format in CASES:
                 print(asyncio.run(measure(form, image_format, url, video, Path(name), arguments)), flush=True)
     finally:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import resource
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -65,7 +65,7 @@ class Admission:
         return sum(policy.num_held_bytes for policy in self._policies)
 
     @asynccontextmanager
-    async def episode(self):  # type: ignore[no-untyped-def]
+    async def episode(self) -> AsyncIterator[Callable[[ChatPolicy], None]]:
         """Hold a place; yields a function that takes the episode's policy, whose bytes then count."""
         async with self._changed:
             await self._changed.wait_for(self._has_room)

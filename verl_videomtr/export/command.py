@@ -45,8 +45,10 @@ def run(args: argparse.Namespace) -> int:
         ExportError: the checkpoint cannot be exported, or does not load to what was trained.
     """
     began = time.monotonic()
-    logging.getLogger("transformers").setLevel(logging.ERROR)
+    # Expected here: shards are read outside of the process groups that wrote them.
+    logging.getLogger("torch.distributed.device_mesh").setLevel(logging.ERROR)
     record = export(args.checkpoint, args.out, role=args.role, dtype=args.dtype, base=args.base)
+    rounded = "" if args.dtype == "trained" else f", in {record['dtype']}"
     lora = (
         f", LoRA of rank {record['lora']['rank']} merged into {record['lora']['layers']} layers"
         if record["lora"]
@@ -54,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     )
     print(
         f"exported {record['role']} of step {record['step']}: {record['parameters']:,} parameters in "
-        f"{record['dtype']}{lora}; loaded again, all {record['tensors']} tensors equal what was trained; "
+        f"{record['dtype']}{lora}; loaded again, all {record['tensors']} tensors equal what was trained{rounded}; "
         f"{time.monotonic() - began:.0f} s"
     )
     if record["role"] == "actor":
@@ -76,10 +78,13 @@ def export(
         ExportError: see `run`.
     """
     # torch and transformers take seconds: only a command that runs pays for them.
+    from transformers.utils import logging as transformers_logging
+
     from verl_videomtr.export.adapters import has_adapters, merge
     from verl_videomtr.export.checkpoints import find_checkpoint, read_model
     from verl_videomtr.export.writing import write_model
 
+    transformers_logging.disable_progress_bar()
     checkpoint = find_checkpoint(path, role=role)
     state = read_model(checkpoint.folder)
     lora = None
