@@ -15,6 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 from hydra import compose, initialize_config_module
+from report_pages import record, write_lines
 
 from recipes.demo import main as demo
 from recipes.demo.run_watch import SHARED_MEMORY, RunWatch
@@ -125,6 +126,14 @@ def test_changed_settings_get_folders_of_their_own(monkeypatch):
     assert (demo.data_folder() != data, demo.base_folder() == base) == (True, True)
     monkeypatch.setattr(demo, "TEACH_STEPS", 1)
     assert demo.base_folder() != base
+
+
+def test_the_demo_ends_with_the_path_of_its_page(tmp_path, capsys):
+    write_lines(tmp_path / "run_001" / "trajectories" / "step_000001.jsonl", record())
+    assert demo.write_page(tmp_path / "run_001", tmp_path) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last == f"1 of 1 episodes, 0.1 MB: {tmp_path}/run_001/report.html"
+    assert (tmp_path / "run_001" / "report.html").stat().st_size > 50_000
 
 
 def test_gpu_group_asks_for_nothing_that_needs_flash_attn():

@@ -356,3 +356,56 @@ async def test_admission_waits_for_bytes_but_never_for_ever():
     assert order[:2] == ["a in", "b in"]
     assert order.index("c in") > order.index("a out")
     assert (admission.num_episodes, admission.num_bytes) == (0, 0)
+
+
+# --- two runs, and runs of the trainer -----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def two_runs(data, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    with ScriptedServer(knowing(data, wrong=(0, 1, 2, 3, 4, 5), look=False)) as server:
+        assert evaluate(data, folder / "single", server, extra=["--single-turn"]) == 0
+    with ScriptedServer(knowing(data, wrong=(5,))) as server:
+        assert evaluate(data, folder / "several", server) == 0
+    return folder
+
+
+def test_two_runs_are_compared_by_question(two_runs, tmp_path, capsys):
+    command = ["compare", str(two_runs / "single"), str(two_runs / "several"), "--json", str(tmp_path / "out.json")]
+    assert main(command) == 0
+    output = capsys.readouterr().out
+    assert "videomtr.episode.max_turns: 1 -> 3" in output
+    assert output.count("->") == 2  # the head line's, and the one setting that differs
+    whole = json.loads((tmp_path / "out.json").read_text())["synthetic_needle"][0]
+    assert (whole["first"], whole["second"]) == (0.5, pytest.approx(11 / 12))
+    assert (whole["only_first"], whole["only_second"], whole["p_value"]) == (0, 5, 0.0625)
+    assert "+41.7 [" in output
+
+
+def test_tables_of_a_validation_that_the_trainer_dumped(two_runs, tmp_path, capsys):
+    """The lines have one form: an evaluation's stand in for the trainer's."""
+    dump = tmp_path / "dump"
+    (dump / "val").mkdir(parents=True)
+    lines = (two_runs / "several" / "trajectories.jsonl").read_text().splitlines(keepends=True)
+    (dump / "val" / "step_000010.jsonl").write_text("".join(lines[:2]))
+    lost = {**json.loads(lines[1]), "status": "lost", "kind": "unreadable", "error": "gone"}
+    newest = [
+        *lines[:11],
+        json.dumps({key: lost[key] for key in ("schema_version", "status", "sample_id", "kind", "error")}),
+    ]
+    (dump / "val" / "step_000020.jsonl").write_text("".join(newest) + "\n" + lines[0][:40])
+    (dump / "run.json").write_text((two_runs / "several" / "run.json").read_text())
+    assert main(["eval", str(dump), "--out", str(tmp_path / "tables")]) == 0
+    output = capsys.readouterr().out
+    assert "step_000020.jsonl, 12 episodes; its last line was cut off and is left out" in output
+    (report,) = json.loads((tmp_path / "tables" / "report.json").read_text())["reports"]
+    # The lost line's source and groups come from the rows that run.json names.
+    assert report["data_source"] == "synthetic_needle"
+    assert (report["micro"]["num"], report["micro"]["value"]) == (12, pytest.approx(10 / 12))
+    assert report["failures"] == [[json.loads(lines[1])["sample_id"], "unreadable: gone"]]
+
+
+def test_folder_without_a_run_is_named(tmp_path, capsys):
+    assert main(["compare", str(tmp_path), str(tmp_path)]) == 2
+    assert "no evaluation and no validation in it" in capsys.readouterr().err

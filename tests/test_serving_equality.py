@@ -28,7 +28,18 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("equal") / "data"
     subprocess.run(
         [sys.executable, "-m", "data_prep.synthetic", "--out", str(folder), "--seed", "3", "--num-train", "8"]
-        + ["--num-val", str(NUM_ROWS), "--num-test", "4", "--pool-size", "64", "--num-scenes", "4"],
+        + [
+            "--num-val",
+            str(NUM_ROWS),
+            "--num-test",
+            "4",
+            "--pool-size",
+            "64",
+            "--num-scenes",
+            "4",
+            "--num-distractors",
+            "3",
+        ],
         cwd=ROOT,
         check=True,
     )

@@ -17,6 +17,7 @@ COMMANDS = {
     "doctor": ("verl_videomtr.verl_plugin.doctor.command", "say whether a launch would run, and what mends it"),
     "plan": ("verl_videomtr.verl_plugin.plan_command", "say what a launch would need: tokens, bytes, memory, time"),
     "eval": ("verl_videomtr.evaluation.command", "play a benchmark against a served model and make its tables"),
+    "compare": ("verl_videomtr.evaluation.compare_command", "compare two runs over the same questions"),
     "ask": ("verl_videomtr.ask.command", "ask a served model about a video and watch it look"),
     "export": ("verl_videomtr.export.command", "write a checkpoint as a model that servers load, and check it"),
     "report": ("verl_videomtr.report.command", "write a page of what the policy looked at, and why it was paid"),

@@ -1,4 +1,4 @@
-"""`make demo`: needles in video -> a tiny taught model -> verl's PPO trainer with this plugin -> a summary.
+"""`make demo`: needles in video -> a tiny taught model -> verl's PPO trainer with this plugin -> a summary and a page.
 
     python -m recipes.demo.main [--device cpu|gpu] [--steps N] [hydra overrides ...]
 
@@ -24,6 +24,7 @@ from typing import Any
 from data_prep import synthetic
 from recipes.demo.run_watch import RunWatch
 from recipes.demo.summary import StepLine, summarize_run, write_summary
+from verl_videomtr.cli import main as videomtr
 
 CACHE = Path(".cache/demo")
 OUTPUTS = Path("outputs/demo")
@@ -81,7 +82,12 @@ def demo(arguments: argparse.Namespace) -> int:
         return 1
     summary = summarize_run(run, seconds={**seconds, "all": time.monotonic() - began}, peak_memory_gib=peak_gib)
     print(write_summary(summary, run))
-    return 0
+    return write_page(run, data)
+
+
+def write_page(run: Path, data: Path) -> int:
+    """Write the page that shows the run's episodes; its path is the last line that the demo prints."""
+    return videomtr(["report", str(run), "--out", str(run / "report.html"), "--video-root", str(data)])
 
 
 def data_command() -> list[str]:

@@ -1,5 +1,7 @@
 """`videomtr eval`: a file of questions played against a served model, and the tables of its benchmarks.
 
+Given trajectory lines in place of questions, it makes the same tables of what has been played before.
+
 videomtr eval data/videomme.parquet --out runs/videomme videomtr.video.root=/videos +videomtr/budget=b32
 """
 
@@ -7,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import os
 import sys
 from collections import Counter
@@ -21,8 +22,9 @@ from tqdm import tqdm
 from verl_videomtr.evaluation.drift import count_drift, say_drift, say_first
 from verl_videomtr.evaluation.official import write_official
 from verl_videomtr.evaluation.playing import Admission, Table, play_all
+from verl_videomtr.evaluation.reading import read_played
 from verl_videomtr.evaluation.rendering import markdown, to_csv, to_json
-from verl_videomtr.evaluation.results import result_of
+from verl_videomtr.evaluation.results import Result, result_of
 from verl_videomtr.evaluation.run_file import describe_run, one_line, open_run
 from verl_videomtr.evaluation.setup import Questions, Setup, compose_setup, read_questions
 from verl_videomtr.evaluation.tables import reports
@@ -30,16 +32,21 @@ from verl_videomtr.serving.arguments import add_server_arguments, open_servers
 from verl_videomtr.serving.journal import Journal, SharedJournal
 from verl_videomtr.serving.pictures import PictureService
 from verl_videomtr.serving.server import KEY_VARIABLE
+from verl_videomtr.trajectory_files import EVAL_FILE, write_file, write_run
 from verl_videomtr.video.service import FrameService
 
 JOURNAL = "journal.jsonl"
-TRAJECTORIES = "trajectories.jsonl"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.epilog = f"The key, where a server needs one, is read from {KEY_VARIABLE}. docs/evaluate.md has examples."
-    parser.add_argument("data", type=Path, metavar="FILE.parquet", help="rows of data_prep.benchmark, or your own")
+    parser.add_argument(
+        "data",
+        type=Path,
+        metavar="FILE.parquet",
+        help="rows of data_prep.benchmark, or your own; or a dump folder of training, whose last validation is tabled",
+    )
     parser.add_argument(
         "overrides", nargs="*", metavar="OVERRIDE", help="as for training, e.g. videomtr.video.root=/videos"
     )
@@ -68,6 +75,8 @@ def run(args: argparse.Namespace) -> int:
         value = getattr(args, name)
         if value is not None and not value > 0:
             raise ValueError(f"--{name.replace('_', '-')} {value}; expected more than 0")
+    if args.data.is_dir() or args.data.suffix == ".jsonl":
+        return _table_what_was_played(args)
     setup = compose_setup(args.overrides, single_turn=args.single_turn)
     questions = read_questions(args.data, root=setup.settings.video.root, limit=args.limit)
     try:
@@ -135,29 +144,39 @@ def _write(
     run: Mapping[str, Any],
 ) -> None:
     """Write everything that follows from the journal, and print the tables."""
-    out: Path = args.out
     drift = run["drift"]
     line = one_line(run, drift=say_drift(drift, max_turns=setup.settings.episode.max_turns))
     by_id = {sample.sample_id: sample for sample in questions.samples}
     results = [result_of(each, by_id[each["sample_id"]]) for each in lines]
-    tables = reports(results, frame_budget=setup.settings.episode.frame_budget)
+    write_file(args.out / EVAL_FILE, lines)
+    write_run(args.out, run)
+    _write_tables(args.out, results, line=line, frame_budget=setup.settings.episode.frame_budget)
+    if drift["first"] is not None:
+        print(say_first(drift["first"]))
+    if args.export:
+        answers = {each["sample_id"]: each["episode"]["answer"] for each in lines if each["status"] == "played"}
+        for path in write_official(args.out, questions.samples, answers):
+            print(f"official answers: {path}")
+    print(f"everything: {args.out}")
+
+
+def _table_what_was_played(args: argparse.Namespace) -> int:
+    """Make the tables of trajectory lines, such as a validation that verl's trainer has dumped."""
+    played = read_played(args.data)
+    line = f"played before: {played.path}, {len(played.results)} episodes"
+    if played.num_cut:
+        line += "; its last line was cut off and is left out"
+    args.out.mkdir(parents=True, exist_ok=True)
+    _write_tables(args.out, played.results, line=line, frame_budget=played.frame_budget)
+    return 0
+
+
+def _write_tables(out: Path, results: Sequence[Result], *, line: str, frame_budget: int | None) -> None:
+    tables = reports(results, frame_budget=frame_budget)
     text = markdown(tables, line=line)
-    files = {
-        TRAJECTORIES: "".join(json.dumps(each) + "\n" for each in lines),
-        "run.json": json.dumps(run, indent=2) + "\n",
-        "report.md": text,
-        "report.csv": to_csv(tables),
-        "report.json": to_json(tables, line=line),
-    }
+    files = {"report.md": text, "report.csv": to_csv(tables), "report.json": to_json(tables, line=line)}
     for name, content in files.items():
         beside = out / f".{name}.{os.getpid()}.tmp"
         beside.write_text(content, encoding="utf-8")
         beside.replace(out / name)
     print(text)
-    if drift["first"] is not None:
-        print(say_first(drift["first"]))
-    if args.export:
-        answers = {each["sample_id"]: each["episode"]["answer"] for each in lines if each["status"] == "played"}
-        for path in write_official(out, questions.samples, answers):
-            print(f"official answers: {path}")
-    print(f"everything: {out}")

@@ -141,7 +141,12 @@ async def play_one(
         policy = make_policy(table, sample, system_text=rollout.episode.system_text)
         hold(policy)
         await play(rollout, policy)
-        score = await score_episode(setup.reward_fn, sample, rollout.episode.record())
+        score = await score_episode(
+            setup.reward_fn,
+            sample,
+            rollout.episode.record(),
+            timeout_seconds=setup.settings.reward_timeout_seconds,
+        )
         return played_line(rollout, policy, score)
     except (AskError, JournalError):
         raise

@@ -129,6 +129,9 @@ def _range(pool: Mapping[str, Any]) -> str:
 
 def _identity(run: Mapping[str, Any]) -> dict[str, Any]:
     parts = {name: run.get(name) for name in IDENTITY}
+    # A training's description has its validation's sampling beside that of its rollouts.
+    sampling = run.get("val_sampling") or run.get("sampling") or {}
+    parts["sampling"] = {name: sampling.get(name) for name in ("temperature", "top_p", "top_k")}
     section = {key: value for key, value in dict(run.get("videomtr") or {}).items() if key not in _MOVES_NOTHING}
     video = {key: value for key, value in dict(section.get("video") or {}).items() if key not in _VIDEO_MOVES_NOTHING}
     cache = video.pop("cache", None) or {}

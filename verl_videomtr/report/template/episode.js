@@ -90,7 +90,7 @@ function side(card, detail, film, compact) {
   parts.push(timeline(card, detail, film), legend(card, detail));
   if (film.problem) parts.push(h("p", { class: "muted small" }, "No pictures: ", said("span", {}, film.problem)));
   parts.push(payment(card, detail), detail.turn_list.map((turn, k) => turnNode(card, detail, film, turn, k)), ending(card, detail));
-  return h("section", { class: "side", "aria-label": seenText(`Episode ${card.sample}`) }, parts);
+  return h("section", { class: "side", "aria-label": seenText(`Episode ${card.id}`) }, parts);
 }
 
 function legend(card, detail) {
@@ -139,7 +139,7 @@ function payment(card, detail) {
   const gate = card.gate === null ? null : h("span", { class: `gate ${card.gate ? "open" : "closed"}` }, card.gate ? "gate open" : "gate closed",
     h("span", { class: "muted" }, card.gate ? ": the turns before the answer are paid" : ": a wrong answer takes the pay of the turns before it"));
   return h("section", { class: "payment" }, h("h3", {}, "What it was paid"), gate,
-    h("div", { class: "scroll", tabindex: "0", role: "group", "aria-label": "Payment by turn" }, h("table", {}, h("thead", {}, h("tr", {}, h("th", { scope: "col" }, ""), h("th", { scope: "col" }, ""), h("th", { scope: "col", class: "num" }, "reward"), h("th", { scope: "col" }, hasAny(turns, "bonus") || turns.some((turn) => Object.keys(turn.components).length) ? "for" : ""),
+    h("div", { class: "scroll", tabindex: "0", role: "group", "aria-label": seenText(`Payment by turn of ${card.id}`) }, h("table", {}, h("thead", {}, h("tr", {}, h("th", { scope: "col" }, h("span", { class: "hidden" }, "turn")), h("td", {}), h("th", { scope: "col", class: "num" }, "reward"), h("th", { scope: "col" }, "for"),
       extra.map(([, label]) => h("th", { scope: "col", class: "num" }, label)))), h("tbody", {}, rows))));
 }
 
@@ -149,7 +149,7 @@ function hasAny(turns, name) {
 
 function turnNode(card, detail, film, turn, k) {
   const dense = turn.frames.length > 10;
-  return h("section", { class: "turn", "data-turn": k, "aria-label": `Turn ${k + 1}` },
+  return h("section", { class: "turn", "data-turn": k, "aria-label": seenText(`Turn ${k + 1} of ${card.id}`) },
     h("div", { class: "turn-head" }, h("span", { class: `dot look${Math.min(k, 4)}` }), h("h3", {}, `Turn ${k + 1}`),
       h("span", { class: "muted" }, k === 0 ? `overview of ${plural(turn.frames.length, "frame")}` : turn.frames.length ? `${plural(turn.frames.length, "frame")} brought back` : "no new frames"),
       h("span", { class: "grow" }), h("span", { class: "num", title: "reward of this turn" }, signed(turn.reward))),

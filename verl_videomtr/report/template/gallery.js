@@ -125,7 +125,6 @@ function cardNode(card, place) {
   }
   return h("a", {
     class: `card ${result}`, href: fragment({ view: "episode", e: card.id, with: undefined }), "data-place": place,
-    "aria-label": seenText(`${result}, reward ${number(card.reward)}, ${plural(card.turns, "turn")}. ${card.question}`),
     onclick: (event) => {
       if (event.ctrlKey || event.metaKey || event.shiftKey) return;
       event.preventDefault();

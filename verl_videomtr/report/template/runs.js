@@ -60,7 +60,7 @@ function setTable(set) {
   const columns = [["samples", "samples", 0], ["episodes", "episodes", 0], ["lost", "lost", 0], ["reward", "reward", 2], ["turns", "turns", 2], ["frames", "frames", 1], ["iou", "best IoU", 3]].filter(([name]) => has(name) && (name !== "lost" || set.rows.some((row) => row.lost)));
   return h("div", { class: "scroll", tabindex: "0", role: "group", "aria-label": seenText(set.label) }, h("table", { class: "numbers" },
     h("caption", {}, index.runs.length > 1 ? [runMark(set.run), " "] : null, said("b", {}, set.label)),
-    h("thead", {}, h("tr", {}, h("th", { scope: "col" }, ""), h("th", { scope: "col" }, "accuracy, 95% interval"), h("th", { scope: "col" }, h("span", { class: "axis-head" }, h("span", {}, "0"), h("span", {}, "50"), h("span", {}, "100%"))), columns.map(([, label]) => h("th", { scope: "col", class: "num" }, label)))),
+    h("thead", {}, h("tr", {}, h("th", { scope: "col" }, h("span", { class: "hidden" }, "questions")), h("th", { scope: "col" }, "accuracy, 95% interval"), h("th", { scope: "col" }, h("span", { class: "axis-head" }, h("span", {}, "0"), h("span", {}, "50"), h("span", {}, "100%"))), columns.map(([, label]) => h("th", { scope: "col", class: "num" }, label)))),
     h("tbody", {}, set.rows.map((row) => h("tr", { class: row.macro ? "macro" : row.kind ? "" : "all" },
       h("th", { scope: "row" }, said("span", {}, row.name), row.kind ? h("span", { class: "muted small" }, ` ${row.kind}`) : null),
       h("td", { class: "num" }, accuracyWords(row.accuracy)),
