@@ -93,11 +93,10 @@ def test_each_turns_reward_sits_on_its_last_token(setting):
     assert trajectory.turn_rewards == pytest.approx([0.6, 1.1])
 
 
-def test_placeholders_that_do_not_match_the_images_are_refused(setting, monkeypatch):
-    monkeypatch.setattr(agent_loop, "get_processor_token_id", lambda *_args: setting.tokenizer.eos_token_id)
-    played = setting.play([ANSWER])
-    assert "runs of image placeholders" in str(played.error)
-    assert "'s0'" in str(played.error)
+def test_sampled_image_tokens_are_refused(setting):
+    ids = setting.tokenizer.encode(f"{ANSWER}<|image_pad|>", add_special_tokens=False)
+    played = setting.play([[*ids, setting.tokenizer.eos_token_id]])
+    assert "image tokens beside those of its" in str(played.error)
 
 
 def test_placing_keeps_the_sum_without_discount():

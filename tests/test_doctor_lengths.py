@@ -69,6 +69,7 @@ def play(case, *, length=None):
                 builder=Renderer(case).builder,
                 tokenizer=case.model.tokenizer,
                 turn_end=read_turn_end(case.model.tokenizer, case.model.processor),
+                as_sent=lambda ids, images: ids,
                 limits=TokenLimits(
                     response=settings.max_response_tokens,
                     segment_prompt=case.rollout.prompt_length,

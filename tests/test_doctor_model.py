@@ -76,7 +76,7 @@ def test_a_critic_without_a_value_head(composed, checkpoint, tmp_path):
     from transformers import AutoConfig
     from verl.utils.model import load_valuehead_model
 
-    other = variant(checkpoint, tmp_path, model_type="glm4v", architectures=["Glm4vForConditionalGeneration"])
+    other = variant(checkpoint, tmp_path, model_type="mamba", architectures=["MambaForCausalLM"])
     case = composed.case(f"critic.model.path={other}")
     finding = only(model.check_model(case), "model.critic")
     with pytest.raises(RuntimeError, match="install trl"):
@@ -87,7 +87,7 @@ def test_a_critic_without_a_value_head(composed, checkpoint, tmp_path):
 
 def test_a_critic_that_reads_other_tokens_than_the_policy(composed, checkpoint, tmp_path):
     from recipes.learning_study.tiny_model import make_config, make_processor
-    from verl_videomtr.verl_plugin.value_heads import Qwen2_5_VLForTokenClassification
+    from verl_videomtr.verl_plugin.value_heads import value_class
 
     processor = make_processor()
     config = make_config(processor.tokenizer)
@@ -101,8 +101,8 @@ def test_a_critic_that_reads_other_tokens_than_the_policy(composed, checkpoint, 
     inputs = {name: inputs[name] for name in ("input_ids", "attention_mask", "pixel_values", "image_grid_thw")}
     config.image_token_id += 1
     with pytest.raises(ValueError, match=r"[Ii]mage features and image tokens do not match"):
-        Qwen2_5_VLForTokenClassification(config)(**inputs)
-    Qwen2_5_VLForTokenClassification(make_config(processor.tokenizer))(**inputs)
+        value_class(type(config))[0](config)(**inputs)
+    value_class(type(config))[0](make_config(processor.tokenizer))(**inputs)
     fixed = overrides_of(finding.fix)
     assert not bad(model.check_model(composed.case(f"critic.model.path={other}", *fixed)))
 

@@ -106,6 +106,8 @@ class Settings:
     """How often the trainer looks for finished trajectories; verl's own 2.0 rounds every small rollout up."""
     stall_minutes: float | None = 30.0
     """A run in which nothing moves for so long (no episode ends, no part of a step does) ends; None sets no limit."""
+    max_rollout_difference: float | None = 0.05
+    """Largest mean difference, at the first step, of the engine's and the actor's probabilities; None: any."""
 
     def __post_init__(self) -> None:
         if self.max_response_tokens < 1:
@@ -115,6 +117,10 @@ class Settings:
                 raise ValueError(f"videomtr.{name}={getattr(self, name)}; expected a positive number")
         if self.stall_minutes is not None and not 0.0 < self.stall_minutes < math.inf:
             raise ValueError(f"videomtr.stall_minutes={self.stall_minutes}; expected a positive number, or null")
+        if self.max_rollout_difference is not None and not 0.0 < self.max_rollout_difference <= 1.0:
+            raise ValueError(
+                f"videomtr.max_rollout_difference={self.max_rollout_difference}; expected above 0 to 1, or null"
+            )
 
 
 T = TypeVar("T")

@@ -9,11 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoModelForTokenClassification, AutoProcessor
+from transformers import (
+    AutoConfig,
+    AutoModelForImageTextToText,
+    AutoModelForTokenClassification,
+    AutoProcessor,
+    PretrainedConfig,
+)
 
-# Importing it registers the value models.
 from verl_videomtr.export.checkpoints import HUGGINGFACE, ExportError
-from verl_videomtr.verl_plugin import value_heads  # noqa: F401
+from verl_videomtr.verl_plugin.value_heads import value_class
 
 RECORD = "export.json"
 WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.bin.index.json")
@@ -54,8 +59,9 @@ def write_model(state: dict[str, torch.Tensor], source: Path, out: Path, *, reco
 
 def load_model(folder: Path, *, is_value_model: bool, dtype: torch.dtype) -> tuple[Any, dict[str, Any]]:
     """Load a folder as transformers does, with its report of what did not fit."""
-    loader: Any = AutoModelForTokenClassification if is_value_model else AutoModelForImageTextToText
-    return loader.from_pretrained(folder, dtype=dtype, output_loading_info=True)
+    return _auto_class(AutoConfig.from_pretrained(folder), is_value_model=is_value_model).from_pretrained(
+        folder, dtype=dtype, output_loading_info=True
+    )
 
 
 def check_model(state: dict[str, torch.Tensor], folder: Path) -> None:
@@ -85,6 +91,13 @@ def check_model(state: dict[str, torch.Tensor], folder: Path) -> None:
         )
 
 
+def _auto_class(config: PretrainedConfig, *, is_value_model: bool) -> Any:
+    if not is_value_model:
+        return AutoModelForImageTextToText
+    value_class(type(config))  # transformers has none of its own
+    return AutoModelForTokenClassification
+
+
 def check_text_files(source: Path, folder: Path) -> None:
     """Load the processor (tokenizer, image processor, template) and compare its template with the training run's.
 
@@ -106,7 +119,7 @@ def check_text_files(source: Path, folder: Path) -> None:
 def _save_weights(state: dict[str, torch.Tensor], folder: Path) -> None:
     """Let transformers write the tensors: it knows the hub's names of each family."""
     config = AutoConfig.from_pretrained(folder)
-    builder: Any = AutoModelForTokenClassification if VALUE_HEAD in state else AutoModelForImageTextToText
+    builder = _auto_class(config, is_value_model=VALUE_HEAD in state)
     dtype = next(tensor.dtype for tensor in state.values() if tensor.is_floating_point())
     if VALUE_HEAD in state:
         config.num_labels = state[VALUE_HEAD].shape[0]

@@ -12,11 +12,11 @@ import threading
 import time
 from bisect import bisect_right
 from collections.abc import Sequence
-from itertools import groupby
 from typing import Any, ClassVar
 
 import torch
 from omegaconf import DictConfig
+from PIL import Image
 from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopMetrics, AgentLoopOutput
 from verl.trainer.ppo.reward import get_custom_reward_fn
 from verl.utils.tokenizer import get_processor_token_id
@@ -35,6 +35,7 @@ from verl_videomtr.verl_plugin.batch_rows import (
     TRAJECTORY_KEY,
 )
 from verl_videomtr.verl_plugin.checks import BONUS_ESTIMATOR, check_config
+from verl_videomtr.verl_plugin.image_tokens import ImageTokens
 from verl_videomtr.verl_plugin.token_policy import Segment, TokenLimits, TokenPolicy
 from verl_videomtr.verl_plugin.turn_end import TurnEnd, read_turn_end
 from verl_videomtr.video.service import FrameService
@@ -70,7 +71,6 @@ class VideoMTRAgentLoop(AgentLoopBase):
         self.worker = self._worker_state(self.config)
         self.settings = self.worker.settings
         self.prompts = Prompts.load(self.settings.prompts)
-        self.image_token_id = get_processor_token_id(self.processor, "image")
 
     async def run(  # type: ignore[override]  # verl's worker takes a list too
         self, sampling_params: dict[str, Any], **kwargs: Any
@@ -110,6 +110,7 @@ class VideoMTRAgentLoop(AgentLoopBase):
             builder=self.continuous_token_builder,
             tokenizer=self.tokenizer,
             turn_end=self._turn_end(),
+            as_sent=self._as_sent,
             limits=TokenLimits(
                 response=self.settings.max_response_tokens,
                 segment_prompt=config.prompt_length,
@@ -128,6 +129,22 @@ class VideoMTRAgentLoop(AgentLoopBase):
             )
         return self.worker.turn_end
 
+    def _as_sent(self, ids: list[int], images: list[Image.Image]) -> list[int]:
+        if self.worker.image_tokens is None:
+            image_token_id = get_processor_token_id(self.processor, "image")
+            if image_token_id is None:
+                raise ValueError(
+                    f"{type(self.processor).__name__} of {self.config.actor_rollout_ref.model.path!r} names no image "
+                    "token; expected a processor whose images take tokens in the text"
+                )
+            self.worker.image_tokens = ImageTokens(
+                self.processor,
+                image_token_id,
+                processor_kwargs=self.mm_processor_kwargs,
+                template_kwargs=self.apply_chat_template_kwargs,
+            )
+        return self.worker.image_tokens.collapse(ids, [image.size for image in images])
+
     @classmethod
     def _worker_state(cls, config: DictConfig) -> _WorkerState:
         """What all episodes of this worker process share; made by the first, checked once."""
@@ -141,7 +158,8 @@ class VideoMTRAgentLoop(AgentLoopBase):
         sample = rollout.sample
         rows, turn_rows, turn_spans = _rows_of(policy)
         for row in rows:
-            self._check_images(sample, row)
+            # Sampled image tokens, or fewer images than the row has places, would mislead the training forward pass.
+            self._as_sent(row.ids, row.images)
         started = time.monotonic()
         score = await score_episode(
             self.worker.reward_fn,
@@ -199,30 +217,6 @@ class VideoMTRAgentLoop(AgentLoopBase):
             )
             for number, (row, token_rewards) in enumerate(zip(rows, rewards, strict=True))
         ]
-
-    def _check_images(self, sample: Sample, row: Segment) -> None:
-        """Compare image placeholders with images: a mismatch would crash, or mislead, the training forward pass."""
-        if self.image_token_id is None:
-            return
-        runs = [len(list(run)) for token, run in groupby(row.ids) if token == self.image_token_id]
-        if len(runs) != len(row.images):
-            raise RuntimeError(
-                f"{len(runs)} runs of image placeholders for {len(row.images)} images; expected as many; sample "
-                f"{sample.sample_id!r}; the chat template or the processor does not render images one by one"
-            )
-        image_processor: Any = getattr(self.processor, "image_processor", None)
-        count = getattr(image_processor, "get_number_of_image_patches", None)
-        if count is None:
-            return
-        kwargs = self.mm_processor_kwargs or {}
-        merged = image_processor.merge_size**2
-        expected = [count(image.height, image.width, kwargs) // merged for image in row.images]
-        if runs != expected:
-            raise RuntimeError(
-                f"images take {runs} placeholders; expected {expected} by their sizes; sample {sample.sample_id!r}; "
-                "the processor that wrote the placeholders is not the one that makes the pixels: compare their "
-                "min_pixels and max_pixels"
-            )
 
 
 def place_rewards(
@@ -295,5 +289,7 @@ class _WorkerState:
         self.reward_fn: Any = get_custom_reward_fn(config) or compute_score
         self.turn_end: TurnEnd | None = None
         """How the model's responses end; read by the first episode."""
+        self.image_tokens: ImageTokens | None = None
+        """How its processor writes images; made by the first episode."""
         self.rewards_every_turn = config.algorithm.adv_estimator == BONUS_ESTIMATOR
         """Other estimators know no turns, and verl shows them the last row of a trajectory only."""

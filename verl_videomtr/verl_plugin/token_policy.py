@@ -94,6 +94,7 @@ class TokenPolicy:
         builder: verl's Continuous Token builder.
         tokenizer: the model's.
         turn_end: how its responses end.
+        as_sent: makes of a segment's ids and images what an engine must be sent, which expands images itself.
         limits: most tokens.
         sampling_params: verl's; the length limit is set per turn.
         system_text: the instructions; "" for none.
@@ -107,6 +108,7 @@ class TokenPolicy:
         builder: Any,
         tokenizer: Any,
         turn_end: TurnEnd,
+        as_sent: Callable[[list[int], list[Image.Image]], list[int]],
         limits: TokenLimits,
         sampling_params: dict[str, Any],
         system_text: str,
@@ -121,6 +123,7 @@ class TokenPolicy:
         self._builder = builder
         self._tokenizer = tokenizer
         self._turn_end = turn_end
+        self._as_sent = as_sent
         self._limits = limits
         self._sampling_params = sampling_params
         self._sends_arrays = sends_arrays
@@ -168,7 +171,7 @@ class TokenPolicy:
         limit = min(self._limits.response, self._room(segment))
         output = await self._generate(
             request_id=self._request_id,
-            prompt_ids=segment.ids,
+            prompt_ids=self._as_sent(segment.ids, segment.images),
             sampling_params={**self._sampling_params, "max_tokens": limit},
             image_data=[np.asarray(image) for image in segment.images] if self._sends_arrays else segment.images,
         )

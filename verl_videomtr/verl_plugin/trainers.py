@@ -40,6 +40,7 @@ from verl_videomtr.verl_plugin.mini_batches import mini_batches_of_rows, row_mul
 from verl_videomtr.verl_plugin.ranks import common_ranks, sequence_parallel
 from verl_videomtr.verl_plugin.recorder import Recorder, with_credit
 from verl_videomtr.verl_plugin.run_description import describe_run
+from verl_videomtr.verl_plugin.rollout_agreement import AgreementCheck
 from verl_videomtr.verl_plugin.schedule import Schedule
 from verl_videomtr.verl_plugin.store import read_fields
 
@@ -60,6 +61,7 @@ class VideoMTRMixin(CountedRun, KeptCheckpoints):
         self.schedule = Schedule(self.videomtr.bootstrap)
         self.frame_counters = FrameCounters()
         self.recorder = Recorder(self.videomtr.dump, describe=lambda: describe_run(config))
+        self.agreement = AgreementCheck(self.videomtr.max_rollout_difference)
         super().__init__(config)
 
     def _build_replay_buffer(self) -> Any:
@@ -85,6 +87,11 @@ class VideoMTRMixin(CountedRun, KeptCheckpoints):
         if not self.videomtr.episode.slides:
             return contextlib.nullcontext()
         return mini_batches_of_rows(self.config, role, num_rows=num_rows, base_mode=self.base_mode)
+
+    def _compute_old_log_prob(self, batch: Any, metrics: dict) -> Any:
+        batch = super()._compute_old_log_prob(batch, metrics)
+        self.agreement.look(metrics, step=self.global_steps)
+        return batch
 
     def _update_critic(self, batch: Any, metrics: dict) -> Any:
         with self._mini_batches(self.config.critic, len(batch)):

@@ -1,54 +1,62 @@
 """Value models for PPO's critic on vision-language models, and a loader that cannot lose weights silently.
 
-transformers 5.9 has no token-classification class for these models, and it renames a checkpoint's tensors by the
-name of the class that loads them: a new class without that mapping misses every tensor of the language model and
-starts from random ones, with a warning only.
+transformers 5.9 has a token-classification class for hardly any of these models, so one is made from whatever class
+generates with the checkpoint. transformers also renames a checkpoint's tensors by the name of the class that loads
+them: a new class without that mapping misses every tensor of the language model and starts from random ones, with a
+warning only.
 """
 
 from __future__ import annotations
 
+import functools
 import logging
 from typing import Any
 
 import torch
-from transformers import AutoModelForTokenClassification, PretrainedConfig, PreTrainedModel
+from transformers import (
+    AutoModelForImageTextToText,
+    AutoModelForTokenClassification,
+    PretrainedConfig,
+    PreTrainedModel,
+)
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
 from transformers.modeling_layers import GenericForTokenClassification
-from transformers.models.qwen2_5_vl import Qwen2_5_VLConfig
-from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLPreTrainedModel
-from transformers.models.qwen2_vl import Qwen2VLConfig
-from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VLPreTrainedModel
-from transformers.models.qwen3_vl import Qwen3VLConfig
-from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLPreTrainedModel
 from transformers.utils import is_flash_attn_2_available
 
 logger = logging.getLogger(__name__)
 
 
-class Qwen2VLForTokenClassification(GenericForTokenClassification, Qwen2VLPreTrainedModel):
-    """Qwen2-VL with one linear value head on every token."""
+class ValueModel(GenericForTokenClassification):
+    """One linear value head on every token of a backbone; the class of a family adds its backbone to this."""
+
+    def prepare_inputs_for_generation(self, *_args: Any, **_kwargs: Any) -> dict[str, Any]:
+        """Refuse: verl wraps a critic's adapters as a causal language model's, and peft looks for this method."""
+        raise TypeError(f"{type(self).__name__} has a value head; expected a model that generates")
 
 
-class Qwen2_5_VLForTokenClassification(GenericForTokenClassification, Qwen2_5_VLPreTrainedModel):
-    """Qwen2.5-VL with one linear value head on every token."""
+def supports(model_config: Any) -> bool:
+    """Whether a value model can be made for this config: any image-text-to-text model of transformers."""
+    return type(model_config) in AutoModelForImageTextToText._model_mapping
 
 
-class Qwen3VLForTokenClassification(GenericForTokenClassification, Qwen3VLPreTrainedModel):
-    """Qwen3-VL with one linear value head on every token."""
+@functools.cache
+def value_class(config_class: type[PretrainedConfig]) -> tuple[type[PreTrainedModel], str]:
+    """Make and register the value model of a family.
 
-
-VALUE_CLASSES: dict[type[PretrainedConfig], tuple[type[PreTrainedModel], str]] = {
-    Qwen2VLConfig: (Qwen2VLForTokenClassification, "Qwen2VLForConditionalGeneration"),
-    Qwen2_5_VLConfig: (Qwen2_5_VLForTokenClassification, "Qwen2_5_VLForConditionalGeneration"),
-    Qwen3VLConfig: (Qwen3VLForTokenClassification, "Qwen3VLForConditionalGeneration"),
-}
-"""Config class -> value model, and the generation class whose checkpoint layout it reads."""
-
-for _config_class, (_value_class, _generation_class) in VALUE_CLASSES.items():
-    AutoModelForTokenClassification.register(_config_class, _value_class, exist_ok=True)
-    _mapping = get_checkpoint_conversion_mapping(_generation_class)
-    if _mapping is not None:
-        register_checkpoint_conversion_mapping(_value_class.__name__, _mapping, overwrite=True)
+    Returns:
+        The class, and the name of the generation class whose checkpoint layout it reads.
+    Raises:
+        KeyError: transformers generates text from images with no model of this config.
+    """
+    generation: type[PreTrainedModel] = AutoModelForImageTextToText._model_mapping[config_class]
+    base = next(cls for cls in generation.__mro__[1:] if issubclass(cls, PreTrainedModel))
+    name = generation.__name__.replace("ForConditionalGeneration", "") + "ForTokenClassification"
+    made = type(name, (ValueModel, base), {"__module__": __name__, "__doc__": f"{name}: a value head on every token."})
+    AutoModelForTokenClassification.register(config_class, made, exist_ok=True)
+    mapping = get_checkpoint_conversion_mapping(generation.__name__)
+    if mapping is not None:
+        register_checkpoint_conversion_mapping(name, mapping, overwrite=True)
+    return made, generation.__name__
 
 
 def load_value_model(
@@ -59,15 +67,15 @@ def load_value_model(
     Args:
         local_path: a checkpoint in the hub's layout, or one that this class saved (then the head loads too).
         torch_dtype: dtype of the parameters.
-        model_config: the model's config, an instance of one of `VALUE_CLASSES`.
+        model_config: the model's config, one that `supports` accepts.
         trust_remote_code: passed on to transformers.
     Raises:
         RuntimeError: a tensor besides the head is missing, or one of the checkpoint's has no place in the model.
     """
-    value_class, generation_class = VALUE_CLASSES[type(model_config)]
+    family_class, generation_class = value_class(type(model_config))
     asked = getattr(model_config, "_attn_implementation", None)
     attention = asked or ("flash_attention_2" if is_flash_attn_2_available() else "sdpa")
-    loaded: Any = value_class.from_pretrained(
+    loaded: Any = family_class.from_pretrained(
         local_path,
         dtype=torch_dtype,
         config=model_config,
@@ -86,14 +94,9 @@ def load_value_model(
             f"{mismatched[:3]}; expected only the value head (score.*) to be new; critic.model.path must be a "
             f"{generation_class} checkpoint as transformers saves it"
         )
-    logger.info("critic: %s from %s, new tensors: %s", value_class.__name__, local_path, sorted(info["missing_keys"]))
+    logger.info("critic: %s from %s, new tensors: %s", family_class.__name__, local_path, sorted(info["missing_keys"]))
     return model
 
 
 def _is_language_head(name: str) -> bool:
     return name.startswith("lm_head.") or ".lm_head." in name
-
-
-def supports(model_config: Any) -> bool:
-    """Whether `load_value_model` knows the model of this config."""
-    return type(model_config) in VALUE_CLASSES

@@ -214,10 +214,10 @@ def _critic(case: Case) -> Iterator[Finding]:
     config = found[0].hf_config
     own = value_heads.supports(config)
     if not own and type(config) not in AutoModelForTokenClassification._model_mapping:
-        names = ", ".join(known.model_type for known in value_heads.VALUE_CLASSES)
         yield error(
             "model.critic",
-            f"no value head for critic.model.path={path} of type {config.model_type}; expected one of {names}",
+            f"no value head for critic.model.path={path} of type {config.model_type}; expected an image-text-to-text "
+            "model of transformers",
             why="verl's critic worker fails at its start, asking for trl, whose value model drops images",
             fix="algorithm.adv_estimator=grpo critic.enable=false videomtr.bootstrap.enabled=false, or another model",
         )
