@@ -1,6 +1,6 @@
 """Teach a tiny model of any family in `family_models` the habits of `make_habitual_model`, through its own processor.
 
-    python tests/e2e/make_family_model.py FAMILY OUT
+python tests/e2e/make_family_model.py FAMILY OUT
 """
 
 import random

@@ -39,8 +39,8 @@ from verl_videomtr.verl_plugin.kept_checkpoints import KeptCheckpoints
 from verl_videomtr.verl_plugin.mini_batches import mini_batches_of_rows, row_multiple
 from verl_videomtr.verl_plugin.ranks import common_ranks, sequence_parallel
 from verl_videomtr.verl_plugin.recorder import Recorder, with_credit
-from verl_videomtr.verl_plugin.run_description import describe_run
 from verl_videomtr.verl_plugin.rollout_agreement import AgreementCheck
+from verl_videomtr.verl_plugin.run_description import describe_run
 from verl_videomtr.verl_plugin.schedule import Schedule
 from verl_videomtr.verl_plugin.store import read_fields
 
