@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 from plugin_setting import ANSWER, LOOK, make_sample
 
-from verl_videomtr.verl_plugin import agent_loop
 from verl_videomtr.verl_plugin.agent_loop import place_rewards
 from verl_videomtr.video.errors import VideoError
 

@@ -107,9 +107,7 @@ def test_a_rows_text_is_the_templates_own(run):
         ids = reader.collapse(row["input_ids"].tolist(), [size] * sum(map(len, episode["frames"])))
         messages = [{"role": "system", "content": episode["system"]}] if episode.get("system") else []
         for said, response in zip(episode["messages"], episode["responses"], strict=True):
-            content = [
-                {"type": "text", "text": part} if isinstance(part, str) else {"type": "image"} for part in said
-            ]
+            content = [{"type": "text", "text": part} if isinstance(part, str) else {"type": "image"} for part in said]
             messages += [{"role": "user", "content": content}, {"role": "assistant", "content": response}]
         text = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=False)
         shown = tokenizer.decode(ids)

@@ -16,16 +16,20 @@ from collections import deque
 from typing import Any
 
 import ray
+import torch
 from ray.actor import ActorHandle
 from ray.exceptions import RayError
 from tensordict import TensorDict
 from verl.experimental.agent_loop import AgentLoopOutput
 from verl.trainer.ppo.v1 import AgentLoopManagerTQ, AgentLoopWorkerTQ
+from verl.utils.tokenizer import get_processor_token_id
 
 from verl_videomtr.losses import AskedPrompt, Ledger, LossReport, Partition
 from verl_videomtr.settings import load_settings
+from verl_videomtr.verl_plugin import value_heads
 from verl_videomtr.verl_plugin.agent_loop import VideoMTRAgentLoop
 from verl_videomtr.verl_plugin.processes import RayProcess
+from verl_videomtr.verl_plugin.row_inputs import image_inputs
 from verl_videomtr.video.errors import VideoError
 from verl_videomtr.watchdog import LOOK_SECONDS, IdleClock
 
@@ -101,6 +105,21 @@ class LoopWorker(_VerlWorker):
             # verl stores nothing and calls the prompt finished.
             raise RuntimeError("the agent loop returned no output at all")
         await super()._agent_loop_postprocess(output, validate, **kwargs)
+
+    def _compute_multi_modal_inputs(self, output: AgentLoopOutput, input_ids: torch.Tensor) -> dict[str, torch.Tensor]:
+        media = output.multi_modal_data or {}
+        images = media.get("images")
+        token_id = get_processor_token_id(self.processor, "image") if images else None
+        if not images or media.get("videos") or token_id is None or not value_heads.supports(self.processor.config):
+            return super()._compute_multi_modal_inputs(output, input_ids)
+        given = output.mm_processor_kwargs
+        return image_inputs(
+            self.processor,
+            images,
+            input_ids=input_ids,
+            image_token_id=token_id,
+            processor_kwargs=self._get_mm_processor_kwargs(None) if given is None else given,
+        )
 
     async def pulse(self, after: int) -> Pulse:
         """Say how the worker is.
