@@ -42,7 +42,8 @@ def hf_processor(name_or_path: Any, **kwargs: Any) -> Any:
         return None
     processor = AutoProcessor.from_pretrained(name_or_path, **kwargs)
     processor.config = config
-    backbone = _backbone(AutoModelForImageTextToText._model_mapping[type(config)])
+    generation: Any = AutoModelForImageTextToText._model_mapping[type(config)]
+    backbone = _backbone(generation)
     for name in _POSITION_METHODS:
         if hasattr(backbone, name):
             setattr(processor, name, types.MethodType(getattr(backbone, name), processor))

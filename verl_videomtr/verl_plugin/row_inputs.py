@@ -8,7 +8,6 @@ types from the row's own ids. (verl/experimental/agent_loop/agent_loop.py, `_com
 
 from __future__ import annotations
 
-import functools
 import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -21,10 +20,9 @@ TOKEN_TYPES = "mm_token_type_ids"
 """1 for image tokens, 0 for others: positions on several axes, and attention inside images, are made from it."""
 
 
-@functools.cache
 def forward_names(config_class: type[PretrainedConfig]) -> frozenset[str]:
     """Name the arguments of a family's forward pass."""
-    generation = AutoModelForImageTextToText._model_mapping[config_class]
+    generation: Any = AutoModelForImageTextToText._model_mapping[config_class]
     return frozenset(inspect.signature(generation.forward).parameters)
 
 

@@ -8,7 +8,6 @@ warning only.
 
 from __future__ import annotations
 
-import functools
 import logging
 from typing import Any
 
@@ -39,7 +38,9 @@ def supports(model_config: Any) -> bool:
     return type(model_config) in AutoModelForImageTextToText._model_mapping
 
 
-@functools.cache
+_made: dict[type[PretrainedConfig], tuple[type[PreTrainedModel], str]] = {}
+
+
 def value_class(config_class: type[PretrainedConfig]) -> tuple[type[PreTrainedModel], str]:
     """Make and register the value model of a family.
 
@@ -48,7 +49,9 @@ def value_class(config_class: type[PretrainedConfig]) -> tuple[type[PreTrainedMo
     Raises:
         KeyError: transformers generates text from images with no model of this config.
     """
-    generation: type[PreTrainedModel] = AutoModelForImageTextToText._model_mapping[config_class]
+    if config_class in _made:
+        return _made[config_class]
+    generation: Any = AutoModelForImageTextToText._model_mapping[config_class]
     base = next(cls for cls in generation.__mro__[1:] if issubclass(cls, PreTrainedModel))
     name = generation.__name__.replace("ForConditionalGeneration", "") + "ForTokenClassification"
     made = type(name, (ValueModel, base), {"__module__": __name__, "__doc__": f"{name}: a value head on every token."})
@@ -56,7 +59,8 @@ def value_class(config_class: type[PretrainedConfig]) -> tuple[type[PreTrainedMo
     mapping = get_checkpoint_conversion_mapping(generation.__name__)
     if mapping is not None:
         register_checkpoint_conversion_mapping(name, mapping, overwrite=True)
-    return made, generation.__name__
+    _made[config_class] = (made, generation.__name__)
+    return _made[config_class]
 
 
 def load_value_model(
