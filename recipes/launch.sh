@@ -3,6 +3,7 @@
 # overrides. An error of the check ends it before a GPU is taken.
 #   PYTHON=...   the interpreter that has verl and verl_videomtr (default: python3)
 #   DOCTOR=0     start without the check
+# `run.sh --cfg job` shows the configuration and starts nothing.
 # shellcheck shell=bash
 set -euo pipefail
 PYTHON=${PYTHON:-python3}
@@ -15,7 +16,14 @@ fi
 export HYDRA_FULL_ERROR=${HYDRA_FULL_ERROR:-1}
 
 launch() {
-    if [[ ${DOCTOR:-1} != 0 ]]; then
+    local argument doctor=${DOCTOR:-1}
+    for argument in "$@"; do
+        # Hydra's own flags show something and start nothing.
+        case $argument in
+        --cfg | --cfg=* | -c | --info | --info=* | -i | --help | -h | --hydra-help) doctor=0 ;;
+        esac
+    done
+    if [[ $doctor != 0 ]]; then
         "$PYTHON" -m verl_videomtr.cli doctor "$@"
     fi
     exec "$PYTHON" -m verl.trainer.main_ppo "$@"

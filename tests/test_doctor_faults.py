@@ -66,6 +66,7 @@ FAULTS = [
     ("config.optimizer", [f"{ACTOR}.optim.optimizer_impl=no_such.optim"], "Failed to import module"),
     ("config.dtypes", [f"{ACTOR}.fsdp_config.model_dtype=bfloat"], "expected bf16, fp16 or fp32"),
     ("config.dtypes", [f"{ACTOR}.fsdp_config.mixed_precision.param_dtype=half16"], "expected bf16, fp16 or fp32"),
+    ("config.dtypes", ["critic.fsdp.model_dtype=half"], "critic.fsdp.model_dtype=half; expected bf16"),
     ("config.verl", [f"{ACTOR}.optim.lr_scheduler_type=linear"], "assert self.lr_scheduler_type in"),
     ("config.classes", [f"{ROLLOUT}.agent.default_agent_loop=video_mtrr"], "expected video_mtr"),
     ("config.classes", [f"{ROLLOUT}.agent.agent_loop_config_path=/no/loops.yaml"], "is no file"),

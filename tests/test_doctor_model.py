@@ -220,37 +220,6 @@ def test_templates_that_cannot_play_an_episode(composed, checkpoint, tmp_path, t
     assert says in finding.what  # in the words of verl's builder, or of the agent loop's comparison
 
 
-@pytest.fixture(scope="module")
-def qwen3(tmp_path_factory):
-    """The files of a tiny Qwen3-VL but its weights: patches of 16 px, 32 px a token."""
-    from transformers import Qwen2VLImageProcessor, Qwen3VLConfig, Qwen3VLProcessor, Qwen3VLVideoProcessor
-
-    from recipes.learning_study.tiny_model import CHAT_TEMPLATE, make_config, make_tokenizer
-
-    tokenizer = make_tokenizer()
-    ids = make_config(tokenizer)
-    size = {"shortest_edge": 32 * 32, "longest_edge": 16 * 32 * 32}
-    processor = Qwen3VLProcessor(
-        image_processor=Qwen2VLImageProcessor(patch_size=16, temporal_patch_size=2, merge_size=2, size=size),
-        tokenizer=tokenizer,
-        video_processor=Qwen3VLVideoProcessor(),
-        chat_template=CHAT_TEMPLATE,
-    )
-    text = {"vocab_size": len(tokenizer), "hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
-    text |= {"num_key_value_heads": 2, "head_dim": 32, "intermediate_size": 256, "max_position_embeddings": 4096}
-    config = Qwen3VLConfig(
-        text_config=text,
-        vision_config={"depth": 2, "hidden_size": 64, "num_heads": 2, "out_hidden_size": 128, "patch_size": 16},
-        image_token_id=ids.image_token_id,
-        video_token_id=ids.video_token_id,
-        architectures=["Qwen3VLForConditionalGeneration"],
-    )
-    folder = tmp_path_factory.mktemp("qwen3") / "tiny"
-    config.save_pretrained(folder)
-    processor.save_pretrained(folder)
-    return folder
-
-
 @pytest.mark.parametrize("fault", ["videomtr.video.pool.size=null", "videomtr.video.pool.size=[32,28]"])
 def test_frames_of_another_grid_than_the_model_s(composed, qwen3, fault):
     given = [f"actor_rollout_ref.model.path={qwen3}", f"critic.model.path={qwen3}", fault]

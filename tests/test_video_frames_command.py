@@ -66,3 +66,20 @@ def test_a_mistake_is_one_line_and_exit_code_2(video, arguments, message, capsys
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_a_launchs_overrides_show_what_that_launch_shows(video, tmp_path, capsys):
+    out = tmp_path / "out.npz"
+    launch = ["+videomtr=paper", "+videomtr/budget=b64", "videomtr.episode.pool_size=100"]
+    launch += ["videomtr.video.pool.size=[56,84]"]
+    assert main(["frames", str(video), *launch, "--npz", str(out)]) == 0
+    data = np.load(out)
+    assert data["frame_indices"].tolist() == spread(0, 99, 32)
+    assert data["frames"].shape == (32, 56, 84, 3)
+    assert main(["frames", str(video), *launch, "--range", "10,90", "--size", "28x28", "--npz", str(out)]) == 0
+    data = np.load(out)
+    assert data["frame_indices"].tolist() == spread(10, 90, 16)
+    assert data["frames"].shape == (16, 28, 28, 3)
+    capsys.readouterr()
+    assert main(["frames", str(video), "+videomtr=paper", "videomtr/budget=b64"]) == 2
+    assert "expected a leading +, and one of +videomtr/budget=b128" in capsys.readouterr().err

@@ -100,12 +100,14 @@ def _parse(override: str) -> Any:
 
 def _explain(error: Exception, overrides: Sequence[str], config_name: str) -> str:
     text = _one_line(error)
-    if found := re.search(r"Could not find '([^']+)'", text):
-        return _explain_group(found[1], text)
+    if found := re.search(r"Could not (?:find|load) '([^']+)'", text):
+        return _explain_group(found[1], text, overrides)
     if found := re.search(r"Could not override '([^']+)'\. No match in the defaults list", text):
-        return f"{found[1]} is a group that nothing has chosen yet; expected a leading +; write +{found[1]}=..."
+        choices = _choices(found[1], lead="+")
+        expected = f"a leading +, and one of {choices}" if choices else "a leading +"
+        return f"{found[1]} is a group that nothing has chosen yet; expected {expected}; write +{found[1]}=..."
     if found := re.search(r"Multiple values for (\S+?)\.|(\S+) appears more than once in the final", text):
-        return f"{text}; expected one choice of the group {found[1] or found[2]}; leave one of the two out"
+        return _explain_twice(found[1] or found[2], text, overrides)
     if found := re.search(r"Either remove \+ prefix: '([^']+)'", text):
         return f"{found[1].split('=')[0]} exists already; expected no leading +; write {found[1]}"
     if found := re.search(r"Could not override '([^']+)'", text):
@@ -113,7 +115,7 @@ def _explain(error: Exception, overrides: Sequence[str], config_name: str) -> st
     return f"{text}; expected overrides that compose with verl's {config_name}; correct the override that it names"
 
 
-def _explain_group(name: str, text: str) -> str:
+def _explain_group(name: str, text: str, overrides: Sequence[str]) -> str:
     group = name.rpartition("/")[0]
     if name.split("/")[0] == GROUP and "pkg://verl_videomtr.conf" not in text:
         return (
@@ -121,9 +123,27 @@ def _explain_group(name: str, text: str) -> str:
             "hydra_plugins/videomtr_search_path.py in site-packages; install the package again: pip install "
             "--force-reinstall --no-deps verl_videomtr"
         )
-    choices = [choice for choice in _group_overrides() if choice.startswith(f"+{group}=")]
-    expected = f"one of {', '.join(sorted(choices))}" if choices else _one_line(text)
+    # A group that a recipe has chosen already is changed without a +.
+    lead = "+" if any(override.startswith(f"+{group}=") for override in overrides) else ""
+    choices = _choices(group, lead=lead)
+    expected = f"one of {choices}" if choices else _one_line(text)
     return f"there is no configuration group choice {name}; expected {expected}; correct its name"
+
+
+def _explain_twice(group: str, text: str, overrides: Sequence[str]) -> str:
+    """A group has two choices: two overrides, or one with a + over what a recipe chose."""
+    typed = [override for override in overrides if override.startswith(f"+{group}=")]
+    if len(typed) == 1 and group not in BASES:
+        return (
+            f"{typed[0]}: the recipe has chosen of {group} already; expected no leading +; write {typed[0].lstrip('+')}"
+        )
+    return f"{text}; expected one choice of the group {group}; leave one of the two out"
+
+
+def _choices(group: str, *, lead: str) -> str:
+    """The overrides that choose of a group, as one would type them."""
+    names = [choice.removeprefix("+") for choice in list_groups() if choice.startswith(f"+{group}=")]
+    return ", ".join(f"{lead}{name}" for name in names)
 
 
 def _explain_key(key: str, overrides: Sequence[str], config_name: str) -> str:
@@ -138,7 +158,7 @@ def _explain_key(key: str, overrides: Sequence[str], config_name: str) -> str:
     elsewhere = [name for name in known if name.split(".")[-1] == leaf]
     elsewhere.sort(key=lambda name: (name.split(".")[0] != root, name))
     close = [*elsewhere[:2], *difflib.get_close_matches(key, known, n=2, cutoff=0.85)]
-    meant = f"did you mean {' or '.join(dict.fromkeys(close))}?" if close else "`--cfg job` lists all keys."
+    meant = f"did you mean {' or '.join(dict.fromkeys(close))}?" if close else "--cfg job at the launch lists all keys."
     return f"there is no key {key}; expected an existing one; {meant} (+{key}=... adds a key that nothing may read)"
 
 

@@ -52,6 +52,8 @@ def _check_ground_truth(config: DictConfig) -> None:
     """Turn-level rewards compare frames with ground truth: without any in the data they would silently be zero."""
     if OmegaConf.select(config, "actor_rollout_ref.rollout.agent.default_agent_loop") != AGENT_NAME:
         return  # verl's own loops know no turn-level rewards
+    if OmegaConf.select(config, "trainer.val_only"):
+        return  # nothing is trained: a benchmark needs no segments
     reward = reward_config(config)
     if reward is None or reward.accuracy_only or not reward.turn_level:
         return

@@ -1,12 +1,14 @@
-"""`videomtr frames VIDEO`: what the policy would see of a video, as a table, an npz file or a contact sheet.
+"""`videomtr frames VIDEO [OVERRIDE ...]`: what the policy would see of a video, as a table, an npz or a contact sheet.
 
-Without a range, the overview that opens an episode; with one, what a retrieval of that range brings back. At most as
-many frames as the paper's n_0 and n_k; `--num-frames` says it for another budget.
+Without a range, the overview that opens an episode; with one, what a retrieval of that range brings back. With a
+launch's overrides, exactly what that launch shows; without, what the paper shows. The options change single things.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,19 +21,25 @@ from verl_videomtr.video.sheet import contact_sheet
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("video", metavar="VIDEO", help="a video file")
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="OVERRIDE",
+        help="as for verl.trainer.main_ppo: +videomtr/recipe=paper videomtr/budget=b64 ... (default: the paper's)",
+    )
     episode = EpisodeConfig()
     parser.add_argument(
         "--num-frames",
         type=_positive,
-        help=f"most frames to show (default: {episode.overview_frames}, an overview; with --range "
-        f"{episode.frames_per_retrieval}, a retrieval)",
+        help=f"most frames to show (default: an overview's, {episode.overview_frames} in the paper; with --range a "
+        f"retrieval's, {episode.frames_per_retrieval})",
     )
-    parser.add_argument("--pool-size", type=_positive, default=128, help="frames in the candidate pool (default: 128)")
+    parser.add_argument("--pool-size", type=_positive, help="frames in the candidate pool (default: 128)")
     parser.add_argument(
         "--range", metavar="START,END", help="pool indices, inclusive (3,17), or seconds with an s (4.5s,20s)"
     )
     parser.add_argument("--size", type=_size, metavar="HxW", help="exact frame size, stretched (224x392)")
-    parser.add_argument("--decoder", default="auto", help="auto, pyav, torchcodec or decord (default: auto)")
+    parser.add_argument("--decoder", help="auto, pyav, torchcodec or decord (default: auto)")
     parser.add_argument(
         "--npz", type=Path, metavar="OUT.npz", help="write frames, times_seconds, frame_indices, decoder"
     )
@@ -43,11 +51,13 @@ def run(args: argparse.Namespace) -> int:
 
     Raises:
         VideoError: the video cannot give the frames.
-        ValueError: a range outside the pool.
+        ValueError: a range outside the pool, or overrides that do not compose.
     """
-    config = PoolConfig(num_frames=args.pool_size, size=args.size, decoder=args.decoder)
-    pool = open_pool(args.video, config)
-    episode = EpisodeConfig()
+    config, episode = _read_launch(args.overrides)
+    given = {"num_frames": args.pool_size, "size": args.size, "decoder": args.decoder}
+    pool = open_pool(
+        args.video, dataclasses.replace(config, **{name: value for name, value in given.items() if value is not None})
+    )
     if args.range:
         (start, end), most = _parse_range(args.range, pool), episode.frames_per_retrieval
     else:
@@ -67,6 +77,17 @@ def run(args: argparse.Namespace) -> int:
         labels = [f"{index}  {seconds:.2f} s" for index, seconds in zip(indices, times, strict=True)]
         contact_sheet(frames, labels).save(args.sheet)
     return 0
+
+
+def _read_launch(overrides: Sequence[str]) -> tuple[PoolConfig, EpisodeConfig]:
+    """What a launch with these overrides shows; the paper's, which needs no verl, without any."""
+    if not overrides:
+        return PoolConfig(), EpisodeConfig()
+    from verl_videomtr.settings import load_settings
+    from verl_videomtr.verl_plugin.compose import compose
+
+    settings = load_settings(compose(overrides))
+    return settings.video.pool, settings.episode
 
 
 def _parse_range(text: str, pool: FramePool) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""`videomtr doctor`: would this configuration run, and if not, where would it stop and what mends it?
+"""`videomtr doctor`: would this configuration run, and if not, where would it stop and what corrects it?
 
     overrides -> compose -> Case -> one module of checks per subject -> Findings -> lines or JSON
 

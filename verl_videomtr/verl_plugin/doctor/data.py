@@ -65,7 +65,7 @@ def _rows(case: Case, split: str) -> Iterator[Finding]:
                     f"data.{split}",
                     f"{key}: {broken}",
                     why="verl cannot load the file, or the agent loop refuses the row and loses its episodes",
-                    fix=f"mend or rebuild it; {CHECK_FILES}" if there else f"{key}=<a file made by data_prep>",
+                    fix=f"correct or rebuild it; {CHECK_FILES}" if there else f"{key}=<a file made by data_prep>",
                 )
     most = int(case.get(f"data.{split}_max_samples", -1))
     if samples:
@@ -99,7 +99,8 @@ def _validation(case: Case) -> Iterator[Finding]:
     val = case.samples.get("val")
     if not val:
         return
-    trained = {(sample.video, sample.question) for sample in case.samples.get("train", [])}
+    rows = [] if case.get("trainer.val_only") else case.samples.get("train", [])
+    trained = {(sample.video, sample.question) for sample in rows}
     if known := sum((sample.video, sample.question) in trained for sample in val):
         yield warning(
             "data.val",
@@ -228,7 +229,7 @@ def _cache(case: Case) -> Iterator[Finding]:
 
 
 def _filled(case: Case) -> Iterator[Finding]:
-    """Frames that were decoded beforehand with other settings are found by nobody, and stay."""
+    """Frames that were decoded beforehand with other settings are not found by this run, and stay."""
     settings = case.settings.video
     folder = Path(str(settings.cache.dir)).expanduser()
     if not any(folder.glob("pools/*/*.pool")):

@@ -34,7 +34,7 @@ class Finding:
     why: str = ""
     """What would happen, and where; empty for `ok`."""
     fix: str = ""
-    """The override or command that mends it; empty where there is nothing to mend."""
+    """The override or command that corrects it; empty where nothing is wrong."""
 
     def line(self) -> str:
         """The finding as text, on one line."""

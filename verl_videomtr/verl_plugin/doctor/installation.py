@@ -192,5 +192,6 @@ def _requirements(distribution: str, *, extra: str) -> dict[str, Requirement]:
         requirement = Requirement(text)
         applies = requirement.marker is None or requirement.marker.evaluate({"extra": extra})
         if applies and requirement.specifier:
-            found[requirement.name] = requirement
+            # Without its marker, which pip would hold against the user's own command.
+            found[requirement.name] = Requirement(f"{requirement.name}{requirement.specifier}")
     return found

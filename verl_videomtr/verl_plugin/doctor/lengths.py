@@ -48,7 +48,7 @@ def check_lengths(case: Case) -> Iterator[Finding]:
         yield note("lengths", "the agent loop is not video_mtr: the lengths of its episodes are not known")
         return
     if case.is_model_refused:
-        yield note("lengths", "not measured before the model's files are mended")
+        yield note("lengths", "not measured before the model's files are in order")
         return
     needs = episodes(case)
     found = [*_prompt(case, needs), *_context(case, needs), *_response(case, needs), *_engine(case)]

@@ -46,16 +46,16 @@ def check_machine(case: Case) -> Iterator[Finding]:
 def _attention(case: Case) -> Iterator[Finding]:
     """flash-attn is asked for by verl's defaults, and no requirement of verl's brings it."""
     sections = ["actor_rollout_ref.model"] + (["critic.model"] if case.has_critic else [])
-    wants, mends = [], []
+    wants, fixes = [], []
     for section in sections:
         attention = case.get(f"{section}.override_config.attn_implementation", "flash_attention_2")
         if str(attention).startswith("flash_attention"):
             wants.append(f"{section}.override_config.attn_implementation={attention}")
-            mends.append(case.override(f"{section}.override_config.attn_implementation", "sdpa"))
+            fixes.append(case.override(f"{section}.override_config.attn_implementation", "sdpa"))
         family = case.model.hf_config.model_type if case.model else PACKED_BY_FLASH[0]
         if case.get(f"{section}.use_remove_padding") and family in PACKED_BY_FLASH:
             wants.append(f"{section}.use_remove_padding=true")
-            mends.append(f"{section}.use_remove_padding=false")
+            fixes.append(f"{section}.use_remove_padding=false")
     if not wants:
         yield ok("machine.attention", "no flash-attn needed")
         return
@@ -65,7 +65,7 @@ def _attention(case: Case) -> Iterator[Finding]:
             "machine.attention",
             f"flash-attn is not installed; it is asked for by {', '.join(wants)} (verl's defaults)",
             why="transformers refuses to build the model, or its first packed batch fails",
-            fix=f"{' '.join(mends)} (as +videomtr/device={device} does), or install flash-attn",
+            fix=f"{' '.join(fixes)} (as +videomtr/device={device} does), or install flash-attn",
         )
     elif case.is_cpu:
         yield error(

@@ -77,7 +77,7 @@ def _load(case: Case, key: str) -> tuple[Any, str] | Finding:
     if path == VERL_DEFAULT:
         return error(
             "model.files",
-            f"{key}.path is not set: {path} is verl's default, a model without eyes",
+            f"{key}.path is not set: {path} is verl's default, a model for text alone",
             why="every worker that holds the model or its tokenizer loads it at its start",
             fix=f"{key}.path=<a vision-language checkpoint>",
         )

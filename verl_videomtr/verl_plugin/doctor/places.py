@@ -24,6 +24,14 @@ WRITTEN = {
     "videomtr.dump.dir": "the run stops behind its first step",
 }
 """Folders that the trainer makes and writes to, and what happens where it cannot."""
+READ_EVERYWHERE = (
+    "videomtr.video.root",
+    "videomtr.video.cache.dir",
+    "actor_rollout_ref.model.path",
+    "critic.model.path",
+    "reward.custom_reward_function.path",
+)
+"""Paths that workers of every node read."""
 LOGGERS = {
     "console": "", "file": "", "wandb": "wandb", "tensorboard": "tensorboard", "mlflow": "mlflow", "swanlab": "swanlab",
     "clearml": "clearml", "trackio": "trackio", "vemlp_wandb": "volcengine_ml_platform", "rl_insight": "rl_insight",
@@ -36,6 +44,7 @@ RESUME_MODES = ("auto", "disable", "resume_path")
 def check_places(case: Case) -> Iterator[Finding]:
     """Try them all; on another machine only what is written in the configuration itself."""
     found = [*_loggers(case), *_resume(case)]
+    found += [*_relative(case)]
     if not case.elsewhere:
         found += [*_folders(case), *_room(case)]
     yield from found
@@ -71,6 +80,24 @@ def _folders(case: Case) -> Iterator[Finding]:
         if wrong := complaint(str(folder)):
             fix = f"{key}=<a folder that can be written>"
             yield error("places.folder", f"{key}={folder} cannot be made or written ({wrong})", why=why, fix=fix)
+
+
+def _relative(case: Case) -> Iterator[Finding]:
+    """A relative path begins in the folder of the process that reads it, and each node's processes have their own."""
+    if int(case.config.trainer.nnodes) < 2:
+        return
+    for key in READ_EVERYWHERE:
+        value = str(case.get(key, ""))
+        if not value or "://" in value or case.follows(key) or Path(value).expanduser().is_absolute():
+            continue
+        if key.endswith("model.path") and not Path(value).is_dir():
+            continue  # a name of the hub
+        yield error(
+            "places.relative",
+            f"{key}={value} is relative, and the run has {case.get('trainer.nnodes')} nodes",
+            why="Ray's workers on another node begin it in another folder, and do not find it there",
+            fix=f"{key}={Path(value).absolute()}",
+        )
 
 
 def _room(case: Case) -> Iterator[Finding]:

@@ -197,13 +197,30 @@ def _without_effect(case: Case, changed: dict[str, Any]) -> Iterator[Finding]:
             keys = [key for key in keys if key in _own_changes(case)]
         if keys and entry.when(case):
             given = ", ".join(f"{key}={case.get(key)}" for key in keys)
-            back = " ".join(f"{key}={_written(default_of(key))}" for key in keys)
             yield warning(
                 "config.unread",
                 f"{given} has no effect: {entry.why}",
                 why="the run goes on as if it were not there",
-                fix=back + (f", and say it with {entry.instead}" if entry.instead else ""),
+                fix=_remedy(case, keys, entry),
             )
+
+
+def _remedy(case: Case, keys: list[str], entry: Unread) -> str:
+    """What to type, or to leave out where the value is not another one than verl's, or the key not one of verl's."""
+    back = [
+        f"{key}={_written(default_of(key))}" for key in keys if _has_default(key) and case.get(key) != default_of(key)
+    ]
+    out = [key for key in keys if not _has_default(key) or case.get(key) == default_of(key)]
+    if out and "=" in entry.instead:
+        return entry.instead
+    parts = [" ".join(back)] if back else []
+    parts += [f"leave {', '.join(out)} out"] if out else []
+    parts += [f"say it with {entry.instead}"] if entry.instead else []
+    return ", and ".join(parts)
+
+
+def _has_default(key: str) -> bool:
+    return key in _defaults() or key in _preset("paper")
 
 
 def _unknown(changed: dict[str, Any]) -> Iterator[Finding]:
