@@ -15,7 +15,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
-os.environ |= {"VERL_PLATFORM": "cpu", "HF_HUB_OFFLINE": "1"}
+os.environ |= {"VERL_PLATFORM": "cpu", "HF_HUB_OFFLINE": "1", "WANDB_MODE": "offline"}
 
 from doctor_setting import GROUPS, make_checkpoint, paths  # noqa: E402
 
@@ -40,13 +40,18 @@ BROKEN = [
     ("Fewer images than an episode shows", [f"{ROLLOUT}.limit_images=8"]),
     ("Micro-batches that hold no whole row", [f"{ACTOR}.ppo_max_token_len_per_gpu=128"]),
     ("The critic's micro-batches, by the key that counts", ["critic.ppo_infer_max_token_len_per_gpu=128"]),
-    ("Eight GPUs, and a mini-batch of twelve", ["trainer.n_gpus_per_node=8", f"{ACTOR}.ppo_mini_batch_size=12"]),
+    (
+        "Eight GPUs, and a mini-batch of twelve",
+        ["trainer.n_gpus_per_node=8", "ray_kwargs.ray_init.num_cpus=64", f"{ACTOR}.ppo_mini_batch_size=12"],
+    ),
     ("verl's default mini-batch", [f"{ACTOR}.ppo_mini_batch_size=256"]),
     ("The critic's path forgotten", ["critic.model.path='~/models/deepseek-llm-7b-chat'"]),
     ("A text model", ["actor_rollout_ref.model.path=text_only"]),
     ("Videos elsewhere than the root says", ["videomtr.video.root=model"]),
     ("More rows in a batch than in the file", ["data.train_batch_size=64"]),
     ("verl's attention defaults without flash-attn", ["actor_rollout_ref.model.use_remove_padding=true"]),
+    ("Keys that nothing reads", ["algorithm.gamma=0.9", "trainer.balance_batch=false"]),
+    ("Temperature zero in training", [f"{ROLLOUT}.temperature=0"]),
     ("A cache under a file", ["videomtr.video.cache.dir=data/train.parquet/cache"]),
 ]
 """What is wrong, and the overrides that make it so."""
@@ -59,6 +64,7 @@ def main() -> int:
         text = "\n".join([*example("A configuration that runs", [], every=True)])
         for title, overrides in BROKEN:
             text += "\n" + "\n".join(example(title, overrides))
+        text = text.replace(str(Path(folder).resolve()), "/run")
     head, _, rest = DOCUMENT.read_text(encoding="utf-8").partition(BEGIN)
     tail = rest.partition(END)[2]
     DOCUMENT.write_text(f"{head}{BEGIN}\n\n{text}\n{END}{tail}", encoding="utf-8")
