@@ -145,11 +145,11 @@ def test_each_turn_carries_what_it_was_paid(tmp_path):
 
 
 def test_a_text_cannot_leave_its_script_block(tmp_path):
-    hostile = "</script><script>alert(1)</script><!--<script>"
+    hostile = "</script><script>alert(1)</script ><!--<script/></SCRIPT/>"
     write_lines(tmp_path / "run" / "step_000001.jsonl", record(question=hostile, sample_id=hostile))
     text = make_page(tmp_path, tmp_path / "run")
-    assert "alert(1)</script>" not in text
-    assert text.count("</script>") == len(re.findall(r"<script[ >]", text))
+    assert len(re.findall("</script", text, re.IGNORECASE)) == len(re.findall("<script", text, re.IGNORECASE))
+    assert all("<" not in part for part in re.findall(r'application/json" id="[^"]*">(.*?)</script>', text, re.DOTALL))
     assert read_block(text, "index")["cards"]["question"] == [hostile]
 
 
@@ -287,7 +287,7 @@ def test_a_table_counts_a_lost_episode_as_wrong_and_means_over_groups():
     ]
     rows = {(row["kind"], row["name"]): row for row in statistics.make_table([*played, lost])}
     assert rows["", "all"]["accuracy"][0] == 0.5
-    assert rows["", "all"]["lost"] == 1
+    assert (rows["", "all"]["episodes"], rows["", "all"]["lost"]) == (4, 1)
     assert rows["task", "order"]["accuracy"][0] == 0.5
     assert rows["task", "mean of 2"]["accuracy"][0] == 0.75
 

@@ -274,6 +274,7 @@ def test_a_folder_reads_its_blocks_when_they_are_needed(visit, tmp_path):
 
 BAD = (
     "</script><script>window.pwned = 1</script>",
+    "</script ><script >window.pwned = 1</SCRIPT/>",
     "<img src=x onerror='window.pwned = 1'><svg onload='window.pwned = 1'>",
     "javascript:window.pwned=1",
     "<a href='javascript:window.pwned=1'>click</a><iframe src='http://127.0.0.1:9/'></iframe>",
