@@ -43,6 +43,8 @@ class Fault:
 POLICY, LOOP, TRAINERS = "test_token_policy.py", "test_agent_loop.py", "test_trainers.py"
 PARTS, RECORDS, FILES = "test_trainer_parts.py", "test_recorder.py", "test_trajectory_files.py"
 EPISODE, REWARDS, SCORING, ESTIMATORS = "test_episode.py", "test_rewards.py", "test_scoring.py", "test_estimators.py"
+CLIENT, CHAT, EXPORT = "test_serving_client.py", "test_serving_chat.py", "test_export.py"
+TABLES, EVAL = "test_evaluation_tables.py", "test_evaluation_run.py"
 ROLLOUT, HEADS = "test_rollout.py", "test_verl_value_heads.py"
 
 _SAVES = (
@@ -50,6 +52,37 @@ _SAVES = (
 )
 
 FAULTS = (
+    Fault("a dead idle connection costs an attempt", "serving/client.py",
+          "if is_last or not connection[\"reused\"]:", "if True:", (CLIENT,)),
+    Fault("an answer without an end is whole", "serving/completion.py",
+          "if not isinstance(finish_reason, str) or not finish_reason:", "if False:", (CLIENT,)),
+    Fault("Retry-After is not obeyed", "serving/client.py",
+          "wait_seconds = max(wait_seconds, passing.wait_seconds)", "pass", (CLIENT,)),
+    Fault("a huge answer is read to its end", "serving/client.py", "if len(data) > limit:", "if False:", (CLIENT,)),
+    Fault("the key is shown", "serving/server.py", 'text.replace(self.api_key, "[key]") if self.api_key else text',
+          "text", (CLIENT,)),
+    Fault("drift is judged across a window that slides", "serving/chat.py",
+          "self._context_start, self._expected_ids = context_start, None", "self._context_start = context_start",
+          (CHAT,)),
+    Fault("reasoning is left out", "serving/chat.py", "if thought is not None:", "if False:", (CHAT,)),
+    Fault("top_k is left to the server", "serving/endpoints.py", '"top_k": sampling["top_k"], ', "", (CHAT,)),
+    Fault("pictures are encoded anew for every episode", "serving/pictures.py",
+          "if p not in self._kept and p not in self._coming]", "if p not in self._coming]", (CHAT,)),
+    Fault("intervals resample questions", "evaluation/statistics.py", '_estimate(values, videos, ["all"]',
+          '_estimate(values, list(map(str, range(len(values)))), ["all"]', (TABLES,)),
+    Fault("a failed episode is left out", "evaluation/tables.py", "micro=accuracy(results),",
+          "micro=accuracy(played or results),", (TABLES,)),
+    Fault("MLVU's headline is micro", "evaluation/benchmarks.py",
+          'headline="task",\n        tables=("task", "category"),\n        order',
+          'tables=("task", "category"),\n        order', (TABLES,)),
+    Fault("a missing answer is a guess", "evaluation/official.py", '(option_letter(answer, sample.options) or "")',
+          '(option_letter(answer, sample.options) or "A")', (TABLES,)),
+    Fault("an answered turn is asked again", "serving/chat.py",
+          "entry = self.journal.get(key) if self.journal is not None else None", "entry = None", (CHAT,)),
+    Fault("the scale of adapters is left out", "export/adapters.py", "delta = (alpha / rank) * (", "delta = 1.0 * (",
+          (EXPORT,)),
+    Fault("the export is not compared", "export/writing.py", "if not torch.equal(loaded[name], tensor)]", "if False]",
+          (EXPORT,)),
     Fault("segment between frames takes the frame nearest to its start", "episode.py",
           "middle = (start + end) / 2", "middle = start", (EPISODE,)),
     Fault("segment outside the video counts", "episode.py", " if start < duration_seconds]", "]", (EPISODE,)),
