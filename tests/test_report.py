@@ -48,7 +48,7 @@ def test_a_run_is_found_with_its_validation_and_its_metrics(tmp_path):
     write_lines(tmp_path / "run_7" / "trajectories" / "step_000001.jsonl", record())
     write_lines(tmp_path / "run_7" / "trajectories" / "val" / "step_000001.jsonl", record())
     write_lines(tmp_path / "run_7" / "metrics.jsonl", {"step": 1, "data": {"videomtr/episode/accuracy": 0.5}})
-    write_lines(tmp_path / "run_7" / "validation" / "0.jsonl", {"input": "x", "output": "y"})
+    write_lines(tmp_path / "run_7" / "validation" / "0.jsonl", {"input": "x", "output": "y", "sample_id": "s-1"})
     [run] = find_runs([tmp_path])
     assert run.name == "run_7"
     assert [file.phase for file in run.files] == ["training", "validation"]

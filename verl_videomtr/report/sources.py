@@ -77,7 +77,8 @@ def kind_of_lines(path: Path) -> str:
                 line = json.loads(raw)
             except (ValueError, RecursionError):
                 continue
-            if isinstance(line, dict) and "sample_id" in line:
+            # verl's own validation dumps name samples too, and hold their records as text.
+            if isinstance(line, dict) and "sample_id" in line and ("episode" in line or line.get("status") == "lost"):
                 return "trajectories"
             return "metrics" if isinstance(line, dict) and {"step", "data"} <= line.keys() else "other"
     return "other"
