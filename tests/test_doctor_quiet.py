@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+from importlib.metadata import distributions
 
 import pytest
 from doctor_setting import ACTOR, ROLLOUT, Composed, bad
@@ -99,7 +100,10 @@ def complaints(recipe):
         looked = {finding.check for finding in found}
         assert looked >= LOOKED_AT, LOOKED_AT - looked
         measured.setdefault(name, case)
-        return [finding.line() for finding in bad(found) if finding.check not in MACHINE]
+        # With adapters verl asks vLLM for its version, which the CPU build has under another name.
+        has_vllm = any(each.name == "vllm" for each in distributions())
+        left_out = MACHINE if has_vllm or not case.has_lora else MACHINE | {"config.verl"}
+        return [finding.line() for finding in bad(found) if finding.check not in left_out]
 
     return look
 
