@@ -1,7 +1,7 @@
 """What every decoder makes of every awkward file, as a table: python benchmarks/robustness.py
 
 The files are those of the tests; a cell is `right` (16 uniform frames, each with the number that its time says), the
-error that was raised, or `WRONG`. `x unchecked` columns are decord and torchcodec used directly, as their documentation
+error that was raised, or `WRONG`; kinds that differ in codec or container only share a row. `x unchecked` columns are decord and torchcodec used directly, as their documentation
 says, without this package's probe and checks: the frames at the middles of 16 equal parts of what they count.
 """
 
@@ -21,7 +21,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from awkward_videos import KINDS, Truth, read_number, verdict
+import awkward_marks  # noqa: F401 - registers its kinds
+from awkward_videos import GROUPS, KINDS, Truth, read_number, verdict
 
 CHECKED = ("auto", "pyav", "torchcodec", "decord")
 UNCHECKED_SECONDS = 20.0
@@ -78,25 +79,37 @@ def main() -> None:
     lines = [f"| file | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
     sums: dict[str, Counter[str]] = {column: Counter() for column in columns}
     slowest = 0.0
+    rows: dict[str, dict[str, Counter[str]]] = {}
     with tempfile.TemporaryDirectory() as folder:
         for kind, (file_name, make) in KINDS.items():
             path = Path(folder) / file_name
             truth = make(path)
-            cells = []
+            row = rows.setdefault(GROUPS.get(kind, kind).replace("_", " "), {column: Counter() for column in columns})
             for column in columns:
                 began = time.monotonic()
                 cell = _checked(path, truth, column) if column in CHECKED else _unchecked(path, truth, column)
                 if column == "auto":
                     slowest = max(slowest, time.monotonic() - began)
-                cells.append(cell)
+                row[column][cell] += 1
                 sums[column][cell.split()[0] if cell.startswith(("right", "WRONG", "frames")) else "error"] += 1
-            lines.append(f"| {kind.replace('_', ' ')} | {' | '.join(cells)} |")
-            print(lines[-1], flush=True)
+    for name, row in rows.items():
+        lines.append(f"| {name} | {' | '.join(_cell(row[column]) for column in columns)} |")
+        print(lines[-1], flush=True)
     total = [f"{c['right']} right, {c['error']} errors, {c['WRONG'] + c['frames']} wrong" for c in sums.values()]
     lines.append(f"| **{len(KINDS)} kinds** | {' | '.join(total)} |")
     print(lines[-1], f"\nslowest answer of auto: {slowest:.1f} s")
     if arguments.out:
         arguments.out.write_text("\n".join(lines) + "\n")
+
+
+def _cell(counts: Counter[str]) -> str:
+    """One kind's result, or how many of a group had which."""
+    if counts.total() == 1:
+        return next(iter(counts))
+    short = Counter[str]()
+    for result, count in counts.items():
+        short[result.split()[0]] += count
+    return ", ".join(f"{count} {result}" for result, count in short.most_common())
 
 
 def _checked(path: Path, truth: Truth, decoder: str) -> str:

@@ -160,15 +160,20 @@ def transport_streams_joined_with_one_time_twice(path: Path) -> Truth:
     return _joined(path, overlap=1)
 
 
+@kind("overlapping.mpg")
+def program_streams_joined_with_overlapping_times(path: Path) -> Truth:
+    return _joined(path, overlap=15, codec="mpeg2video")
+
+
 @kind("overlapping.flv")
 def flash_joined_with_overlapping_times(path: Path) -> Truth:
     return _joined(path, overlap=10)
 
 
-def _joined(path: Path, *, overlap: int) -> Truth:
+def _joined(path: Path, *, overlap: int, codec: str = "libx264") -> Truth:
     first, second = path.with_name("o1" + path.suffix), path.with_name("o2" + path.suffix)
-    write_video(first, count=60, start=TICKS)
-    write_video(second, count=60, start=TICKS + (60 - overlap) * 20)
+    write_video(first, count=60, start=TICKS, codec=codec)
+    write_video(second, count=60, start=TICKS + (60 - overlap) * 20, codec=codec)
     flash_header = 13 if path.suffix == ".flv" else 0
     path.write_bytes(first.read_bytes() + second.read_bytes()[flash_header:])
     return Truth(errors=(VideoTimestampError, DamagedVideoError))

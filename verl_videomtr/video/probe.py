@@ -142,7 +142,8 @@ def probe(path: str | Path, *, tick: Callable[[], None] = lambda: None) -> Video
         _require_clock(table, path)
         _require_whole(stream, table, container_name(container), path)
         # AVI stores no presentation times; those made up for reordered frames are wrong.
-        made_up = container_name(container) == "avi" and stream.codec_context.has_b_frames
+        late = table["pts"] - table["dts"]
+        made_up = container_name(container) == "avi" and (stream.codec_context.has_b_frames or np.ptp(late) > 0)
         has_pts = not made_up and not np.any(table["pts"] == NO_PTS)
         if not has_pts:
             table["pts"] = table["dts"]
@@ -280,7 +281,10 @@ def _require_whole(stream: VideoStream, table: np.ndarray, container: str, path:
     if not len(table):
         raise NoVideoStreamError("has a video stream without a single frame", path=path)
     # AVI counts the empty slots that mark repeated frames; its packets' times are their slots.
-    held = int(table["dts"].max()) + 1 if container == "avi" else len(table)
+    held = len(table)
+    if container == "avi":
+        steps = np.diff(table["dts"])
+        held = int(table["dts"].max() + np.median(steps)) if len(steps) else stream.frames
     if held < TRUNCATED_SHARE * stream.frames and container == "mov":
         held = stored_packets(path, stream.index)
     if held < TRUNCATED_SHARE * stream.frames:
@@ -289,9 +293,19 @@ def _require_whole(stream: VideoStream, table: np.ndarray, container: str, path:
             path=path,
             remedy="fetch it again",
         )
-    known = table["dts"][table["dts"] != NO_PTS]
-    if np.diff(known).min(initial=0) < 0:
+    if _falls_back(table, container):
         raise VideoTimestampError("has times that start again midway", path=path, remedy="re-encode it to MP4")
+
+
+def _falls_back(table: np.ndarray, container: str) -> bool:
+    """Whether the clock starts again: two recordings in one file, which players show in the order of storage."""
+    if container != "mpeg":
+        known = table["dts"][table["dts"] != NO_PTS]
+        return bool(np.diff(known).min(initial=0) < 0)
+    # A program stream keeps few decoding times; but nothing stored before a key frame is shown after it.
+    keys = np.flatnonzero(table["key"])[1:]
+    latest = np.maximum.accumulate(table["pts"])
+    return bool(np.any((latest[keys - 1] >= table["pts"][keys]) & (table["pts"][keys] != NO_PTS)))
 
 
 def _order(table: np.ndarray, stream: VideoStream, path: str | Path) -> tuple[np.ndarray, np.ndarray, int]:
