@@ -1,8 +1,9 @@
 """What every decoder makes of every awkward file, as a table: python benchmarks/robustness.py
 
 The files are those of the tests; a cell is `right` (16 uniform frames, each with the number that its time says), the
-error that was raised, or `WRONG`; kinds that differ in codec or container only share a row. `x unchecked` columns are decord and torchcodec used directly, as their documentation
-says, without this package's probe and checks: the frames at the middles of 16 equal parts of what they count.
+error that was raised, or `WRONG`; kinds that differ in codec or container only share a row. `x unchecked` columns are
+decord and torchcodec used directly, as their documentation says, without this package's probe and checks: the frames
+at the middles of 16 equal parts of what they count.
 """
 
 from __future__ import annotations

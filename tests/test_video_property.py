@@ -199,5 +199,5 @@ def test_sparse_reads_are_those_of_a_full_decode(tmp_path):
 def test_thousands_of_sparse_reads_are_those_of_a_full_decode(tmp_path, part, record_property):
     total = run(tmp_path, range(1000 + 150 * part, 1150 + 150 * part), reads=8)
     record_property("counts", dict(total))
-    assert total["refused"] <= 8, total
+    assert total["refused"] <= 12, total
     assert total["reads"] >= 2500, total

@@ -223,6 +223,12 @@ def _correct_key_frames(table: np.ndarray, first_pts: int | None, path: str | Pa
             raise VideoTimestampError(
                 f"has a first frame at pts {first_pts}, a time that no packet has", path=path, remedy="re-encode it"
             )
+        if not table["shown"][: rows[0]].all():
+            raise DamagedVideoError(
+                "has an edit list that begins with frames which do not decode: their key frame is not marked",
+                path=path,
+                remedy="re-encode it",
+            )
         is_first_unmarked = not table["key"][rows[0]]
         table["key"][: rows[0]] = False
         table["key"][rows[0]] = table["clean"][rows[0]] = True
