@@ -301,10 +301,10 @@ EDITS: dict[str, tuple[list[tuple[int, int, float]], list[tuple[int, float]], tu
 }
 
 
-def _with_edits(path: Path, name: str, codec: str, b_frames: int) -> Truth:
+def _with_edits(path: Path, name: str, codec: str, b_frames: int, **more: object) -> Truth:
     edits, numbers, errors = EDITS[name]
     options = {"bf": str(b_frames)} | ({"x264-params": "b-adapt=0:scenecut=0"} if codec == "libx264" else {})
-    write_video(path, codec=codec, options=options)
+    write_video(path, codec=codec, options=options, **more)
     movie, track = surgery.scales(path)
     # The media's own clock starts where its first frame is shown: as many frames late as B-frames need.
     delay = surgery.first_shown(path)
@@ -324,3 +324,20 @@ for _name in EDITS:
             group=f"an edit list that {_name}",
             is_quick=(_codec, _b_frames) == ("libx264", 2),
         )
+
+
+def _edited_and_mismarked(path: Path, codec: str, mark: Callable[[int, bool], bool]) -> Truth:
+    truth = _with_edits(path, "starts inside a group", codec, 0, mark=mark)
+    truth.errors = (DamagedVideoError, VideoTimestampError)
+    return truth
+
+
+for _group, _mark in (
+    ("every packet marked", lambda position, is_key: True),
+    ("other packets marked", lambda position, is_key: position == 0 or position % 7 == 3),
+):
+    for_codecs(
+        f"an edit list that starts inside a group with {_group}",
+        {"mp4": MP4_CODECS},
+        lambda path, codec, mark=_mark: _edited_and_mismarked(path, codec, mark),
+    )

@@ -129,10 +129,10 @@ def movie_streams(container: InputContainer) -> list[VideoStream]:
     return [stream for stream in container.streams.video if not _NO_MOVIE & stream.disposition]
 
 
-def stored_packets(path: str | Path, stream_index: int) -> int:
-    """Count the packets of a stream whether or not an edit list shows them."""
+def stored_pts(path: str | Path, stream_index: int) -> list[int | None]:
+    """Return the presentation time of every packet of a stream, by the track's own clock, shown or not."""
     with _open(path, ignore_editlist="1") as container:
-        return sum(packet.size > 0 for packet in container.demux(container.streams[stream_index]))
+        return [packet.pts for packet in container.demux(container.streams[stream_index]) if packet.size]
 
 
 def _open(path: str | Path, **more: str) -> InputContainer:

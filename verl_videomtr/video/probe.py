@@ -30,7 +30,7 @@ from verl_videomtr.video.container import (
     movie_streams,
     open_video,
     starts_clean,
-    stored_packets,
+    stored_pts,
     video_packets,
 )
 from verl_videomtr.video.edit_list import edits_of, is_followed
@@ -150,6 +150,8 @@ def probe(path: str | Path, *, tick: Callable[[], None] = lambda: None) -> Video
         first.feed(None)
         if (frame := first.frame) is None:
             raise DamagedVideoError("gives no frame that decodes by itself", path=path, remedy="fetch it again")
+        if has_pts and frame.pts != table["pts"][0]:
+            _require_whole_start(container, stream, path)
         has_odd_marks = _correct_key_frames(table, frame.pts if has_pts else None, path)
         _mark_losses(table)
         shown, keys, last_duration = _order(table, stream, path)
@@ -223,12 +225,6 @@ def _correct_key_frames(table: np.ndarray, first_pts: int | None, path: str | Pa
             raise VideoTimestampError(
                 f"has a first frame at pts {first_pts}, a time that no packet has", path=path, remedy="re-encode it"
             )
-        if not table["shown"][: rows[0]].all():
-            raise DamagedVideoError(
-                "has an edit list that begins with frames which do not decode: their key frame is not marked",
-                path=path,
-                remedy="re-encode it",
-            )
         is_first_unmarked = not table["key"][rows[0]]
         table["key"][: rows[0]] = False
         table["key"][rows[0]] = table["clean"][rows[0]] = True
@@ -274,6 +270,19 @@ def _require_plain_edits(container: InputContainer, stream: VideoStream, path: s
         )
 
 
+def _require_whole_start(container: InputContainer, stream: VideoStream, path: str | Path) -> None:
+    """Refuse a file whose first packets do not decode if its edit list cuts off what they need."""
+    if container_name(container) != "mov" or not (edits := edits_of(path, stream.id)):
+        return
+    stored = [pts for pts in stored_pts(path, stream.index) if pts is not None]
+    if edits[-1].start > min(stored, default=0):
+        raise DamagedVideoError(
+            "has an edit list that begins with frames which do not decode; expected their key frame to be marked",
+            path=path,
+            remedy="re-encode it",
+        )
+
+
 def _require_clock(table: np.ndarray, path: str | Path) -> None:
     for name in ("pts", "dts"):
         known = table[name][table[name] != NO_PTS]
@@ -292,7 +301,7 @@ def _require_whole(stream: VideoStream, table: np.ndarray, container: str, path:
         steps = np.diff(table["dts"])
         held = int(table["dts"].max() + np.median(steps)) if len(steps) else stream.frames
     if held < TRUNCATED_SHARE * stream.frames and container == "mov":
-        held = stored_packets(path, stream.index)
+        held = len(stored_pts(path, stream.index))
     if held < TRUNCATED_SHARE * stream.frames:
         raise DamagedVideoError(
             f"is cut short: {held} of the {stream.frames} frames in its index can be read",
