@@ -307,6 +307,34 @@ def test_single_turn_shows_the_whole_budget_at_once(data, tmp_path):
     assert "max_turns=1" in (tmp_path / "out" / "report.md").read_text()
 
 
+def test_subtitles_are_told_and_stand_in_the_line_and_in_what_a_folder_goes_on_with(data, tmp_path, capsys):
+    videos = dict.fromkeys(sample.video for sample in samples_of(data))
+    folder = tmp_path / "subtitles"
+    folder.mkdir()
+    for video in list(videos)[:2]:
+        words = f"1\n00:00:00,000 --> 01:00:00,000\nThis is {Path(video).stem}.\n"
+        (folder / f"{Path(video).stem}.srt").write_text(words)
+    extra = ["--subtitles", str(folder)]
+    with ScriptedServer(knowing(data)) as server:
+        assert evaluate(data, tmp_path / "out", server, extra=extra) == 0
+        with_words = [line for line in lines_of(tmp_path / "out") if "subtitles are listed" in str(line["episode"])]
+        assert {line["video"] for line in with_words} == set(list(videos)[:2])
+        for line in with_words:
+            assert str(line["episode"]["messages"]).count(f"This is {Path(line['video']).stem}.") == 2
+        assert sum("subtitles are listed" in request.text for request in played(server)) == 2 * len(with_words)
+        report = (tmp_path / "out" / "report.md").read_text()
+        assert f"subtitles of the frames shown, 2 of {len(videos)} videos, " in report
+        capsys.readouterr()
+        assert evaluate(data, tmp_path / "out", server) == 2
+        assert "another run (subtitles" in capsys.readouterr().err
+        assert evaluate(data, tmp_path / "off", server) == 0
+        assert "; subtitles off; " in (tmp_path / "off" / "report.md").read_text()
+        number = len(server.requests)
+        assert evaluate(data, tmp_path / "none", server, extra=["--subtitles", str(tmp_path / "nowhere")]) == 2
+        assert "no such folder" in capsys.readouterr().err
+        assert len(server.requests) == number
+
+
 def test_key_reaches_no_file_and_no_output(data, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     knows = knowing(data)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from verl_videomtr.actions import Action, Answer, Invalid, InvalidKind, Retrieve, parse_action
 from verl_videomtr.prompts import Prompts
+from verl_videomtr.subtitles import Cue, lines_at
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,6 +179,7 @@ class Episode:
         times_seconds: (M,) time of each pool frame in seconds; its length is this video's pool size.
         duration_seconds: length of the video.
         segments: ground truth in seconds, or None; without one inside the video the episode counts as not annotated.
+        subtitles: those on screen at a frame are told with it.
     Raises:
         ValueError: the pool is empty or larger than the configured one.
     """
@@ -191,6 +193,7 @@ class Episode:
         times_seconds: Sequence[float],
         duration_seconds: float,
         segments: Sequence[tuple[float, float]] | None = None,
+        subtitles: Sequence[Cue] = (),
     ) -> None:
         if not 1 <= len(times_seconds) <= config.pool_size:
             raise ValueError(
@@ -201,6 +204,7 @@ class Episode:
         self.question = question
         self.times_seconds = tuple(float(time) for time in times_seconds)
         self.duration_seconds = duration_seconds
+        self.subtitles = tuple(subtitles)
         inside = segments_inside(segments, duration_seconds)
         self.truth: frozenset[int] | None = None
         self.num_segments_between_frames = 0
@@ -367,6 +371,7 @@ class Episode:
         parts = self.prompts.message(
             kind,
             frames=[(i, self.times_seconds[i]) for i in frames],
+            subtitles=lines_at(self.subtitles, [self.times_seconds[i] for i in frames]),
             last_turn=turns_left == 1,
             question=self.question,
             last_index=len(self.times_seconds) - 1,

@@ -16,6 +16,8 @@ from typing import Any
 
 import yaml
 
+from verl_videomtr.subtitles import HEADING
+
 _COMMON = frozenset(
     {"question", "last_index", "duration_seconds", "max_frames", "turns_left", "retrievals_left", "unit", "next"}
 )
@@ -89,7 +91,13 @@ class Prompts:
         return self._render("system", values)
 
     def message(
-        self, kind: str, *, frames: Sequence[tuple[int, float]], last_turn: bool, **values: Any
+        self,
+        kind: str,
+        *,
+        frames: Sequence[tuple[int, float]],
+        last_turn: bool,
+        subtitles: Sequence[str] = (),
+        **values: Any,
     ) -> list[str | int]:
         """Render one user message.
 
@@ -97,6 +105,7 @@ class Prompts:
             kind: "overview", "retrieved" or "invalid".
             frames: (pool index, time in seconds) of the frames shown, in order.
             last_turn: whether only an answer will be valid.
+            subtitles: lines that follow the frames.
             values: what the template may name.
         Returns:
             Text, and pool indices where an image goes, in order; no two texts adjacent, none empty.
@@ -107,6 +116,8 @@ class Prompts:
             self._render("frame", {"index": index, "time_seconds": time, "image": _IMAGE_MARK})
             for index, time in frames
         )
+        if subtitles:
+            values["frames"] += "\n".join([HEADING, *subtitles]) + "\n"
         texts = self._render(kind, values).split(_IMAGE_MARK)
         parts: list[str | int] = [texts[0]] if texts[0] else []
         for (index, _), text in zip(frames, texts[1:], strict=True):

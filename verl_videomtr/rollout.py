@@ -18,6 +18,7 @@ from PIL import Image
 from verl_videomtr.episode import Episode, EpisodeConfig, Observation
 from verl_videomtr.prompts import Prompts
 from verl_videomtr.sample import Sample, question_text, resolve_video
+from verl_videomtr.subtitles import Cue
 from verl_videomtr.video.pool import FramePool
 
 
@@ -116,12 +117,19 @@ class Rollout:
 
 
 async def open_episode(
-    sample: Sample, *, config: EpisodeConfig, prompts: Prompts, frames: Frames, root: str | None
+    sample: Sample,
+    *,
+    config: EpisodeConfig,
+    prompts: Prompts,
+    frames: Frames,
+    root: str | None,
+    subtitles: Sequence[Cue] = (),
 ) -> Rollout:
     """Open the sample's video and set its episode up.
 
     Args:
         root: directory that the video must lie in; None takes an absolute path as it is.
+        subtitles: of this video; see Episode.
     Raises:
         SampleError: the video's path leaves the root.
         VideoError: the video cannot be used.
@@ -136,6 +144,7 @@ async def open_episode(
         times_seconds=pool.times_seconds.tolist(),
         duration_seconds=pool.duration_seconds,
         segments=sample.segments,
+        subtitles=subtitles,
     )
     rollout = Rollout(sample=sample, episode=episode, path=path, pool=pool, frames=frames)
     rollout.seconds["frames"] += time.monotonic() - began

@@ -23,7 +23,7 @@ class Benchmark:
 
 BENCHMARKS: dict[str, Benchmark] = {
     "videomme": Benchmark(
-        title="Video-MME (without subtitles)",
+        title="Video-MME",
         tables=("duration", "domain", "task_type", "sub_category"),
         order=("short", "medium", "long"),
     ),

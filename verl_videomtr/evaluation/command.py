@@ -32,6 +32,7 @@ from verl_videomtr.serving.arguments import add_server_arguments, open_servers
 from verl_videomtr.serving.journal import Journal, SharedJournal
 from verl_videomtr.serving.pictures import PictureService
 from verl_videomtr.serving.server import KEY_VARIABLE
+from verl_videomtr.subtitles import Subtitles, read_subtitles
 from verl_videomtr.trajectory_files import EVAL_FILE, write_file, write_run
 from verl_videomtr.video.service import FrameService
 
@@ -62,6 +63,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--single-turn", action="store_true", help="the uniform baseline: all frames of the budget at once, one answer"
     )
+    parser.add_argument(
+        "--subtitles",
+        type=Path,
+        metavar="DIR",
+        help="tell the subtitles of the frames shown, from DIR's .srt files, named as the videos (default: none)",
+    )
     parser.add_argument("--export", action="store_true", help="write each benchmark's official answer file too")
 
 
@@ -79,8 +86,9 @@ def run(args: argparse.Namespace) -> int:
         return _table_what_was_played(args)
     setup = compose_setup(args.overrides, single_turn=args.single_turn)
     questions = read_questions(args.data, root=setup.settings.video.root, limit=args.limit)
+    subtitles = None if args.subtitles is None else read_subtitles(args.subtitles, questions.samples)
     try:
-        lines, described = asyncio.run(_play(setup, questions, args))
+        lines, described = asyncio.run(_play(setup, questions, subtitles, args))
     except KeyboardInterrupt:
         print("stopped; run the same command again to go on, answers so far are kept", file=sys.stderr)
         return 130
@@ -89,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 async def _play(
-    setup: Setup, questions: Questions, args: argparse.Namespace
+    setup: Setup, questions: Questions, subtitles: Subtitles | None, args: argparse.Namespace
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Play everything; return the lines, and the run's description with what was counted."""
     video = setup.settings.video
@@ -100,7 +108,7 @@ async def _play(
     try:
         async with AsyncExitStack() as stack:
             clients, endpoints = await open_servers(args, stack, num_turns=setup.settings.episode.max_turns)
-            described = describe_run(setup, questions, endpoints, image_format=args.image_format)
+            described = describe_run(setup, questions, endpoints, image_format=args.image_format, subtitles=subtitles)
             open_run(args.out, described)
             with Journal(args.out / JOURNAL) as journal:
                 table = Table(
@@ -109,6 +117,7 @@ async def _play(
                     endpoints=endpoints,
                     pictures=pictures,
                     journal=SharedJournal(journal),
+                    subtitles=subtitles,
                 )
                 admission = Admission(max_episodes=args.concurrency, max_bytes=int(args.max_gib * 2**30))
                 lines = await _with_progress(questions, table, admission)
@@ -150,7 +159,9 @@ def _write(
     results = [result_of(each, by_id[each["sample_id"]]) for each in lines]
     write_file(args.out / EVAL_FILE, lines)
     write_run(args.out, run)
-    _write_tables(args.out, results, line=line, frame_budget=setup.settings.episode.frame_budget)
+    # The paper played without subtitles: its rows would stand beside numbers of another task.
+    frame_budget = None if run["subtitles"] is not None else setup.settings.episode.frame_budget
+    _write_tables(args.out, results, line=line, frame_budget=frame_budget)
     if drift["first"] is not None:
         print(say_first(drift["first"]))
     if args.export:

@@ -25,6 +25,7 @@ from verl_videomtr.serving.endpoints import Endpoint, choose, sampling_fields
 from verl_videomtr.serving.journal import JournalError, SharedJournal
 from verl_videomtr.serving.pictures import PictureService
 from verl_videomtr.serving.server import AskError, Refused, Unanswered
+from verl_videomtr.subtitles import Subtitles
 from verl_videomtr.video.errors import VideoError
 
 logger = logging.getLogger(__name__)
@@ -43,6 +44,7 @@ class Table:
     """Of the clients, in their order."""
     pictures: PictureService
     journal: SharedJournal
+    subtitles: Subtitles | None = None
 
 
 class Admission:
@@ -137,6 +139,7 @@ async def play_one(
             prompts=setup.prompts,
             frames=table.pictures,
             root=setup.settings.video.root,
+            subtitles=table.subtitles.of(sample) if table.subtitles else (),
         )
         policy = make_policy(table, sample, system_text=rollout.episode.system_text)
         hold(policy)

@@ -13,10 +13,11 @@ from omegaconf import OmegaConf
 
 from verl_videomtr.evaluation.setup import Questions, Setup
 from verl_videomtr.serving.endpoints import Endpoint
+from verl_videomtr.subtitles import Subtitles
 
 RUN_FILE = "run.json"
 PACKAGES = ("verl-videomtr", "verl", "av", "torchcodec", "decord", "pillow", "numpy", "aiohttp")
-IDENTITY = ("videomtr", "reward", "sampling", "prompts", "model", "image_format", "data")
+IDENTITY = ("videomtr", "reward", "sampling", "prompts", "model", "image_format", "subtitles", "data")
 """Parts in which two runs must agree to share a journal."""
 _MOVES_NOTHING = ("bootstrap", "credit", "dump", "poll_seconds")
 _VIDEO_MOVES_NOTHING = ("workers", "open_pools", "max_unreadable_share", "root")
@@ -27,7 +28,7 @@ class RunError(ValueError):
 
 
 def describe_run(
-    setup: Setup, questions: Questions, endpoints: Sequence[Endpoint], *, image_format: str
+    setup: Setup, questions: Questions, endpoints: Sequence[Endpoint], *, image_format: str, subtitles: Subtitles | None
 ) -> dict[str, Any]:
     """Collect what a reader needs to repeat the run, and a resumed run to be the same one."""
     section = OmegaConf.to_container(setup.config.videomtr, resolve=True)
@@ -41,6 +42,7 @@ def describe_run(
         "prompts": {"name": setup.settings.prompts, "sha256": _hash(templates), "templates": templates},
         "model": endpoints[0].model,
         "image_format": image_format,
+        "subtitles": None if subtitles is None else subtitles.describe(),
         "data": [{"path": str(questions.path), "sha256": questions.sha256}],
         "video_root": setup.settings.video.root,
         "servers": [
@@ -110,6 +112,7 @@ def one_line(run: Mapping[str, Any], *, drift: str) -> str:
         f"episode {' '.join(f'{key}={value}' for key, value in frames.items())}",
         f"pool {pool['mode']} {size} decoder {pool['decoder']} cache {form}",
         f"images {run['image_format']}",
+        f"subtitles {_say_subtitles(run.get('subtitles'))}",
         f"prompts {run['prompts']['name']} {run['prompts']['sha256'][:8]}",
         f"sampling temperature={sampling['temperature']} top_p={sampling['top_p']} top_k={sampling['top_k']}",
         f"response limit {run['videomtr']['max_response_tokens']}",
@@ -120,6 +123,13 @@ def one_line(run: Mapping[str, Any], *, drift: str) -> str:
         f"drift {drift}",
     ]
     return "; ".join(parts)
+
+
+def _say_subtitles(subtitles: Mapping[str, Any] | None) -> str:
+    if subtitles is None:
+        return "off"
+    counted = f"{subtitles['num_files']} of {subtitles['num_videos']} videos"
+    return f"of the frames shown, {counted}, {subtitles['sha256'][:8]}"
 
 
 def _range(pool: Mapping[str, Any]) -> str:
