@@ -31,7 +31,8 @@ def test_row_inputs_are_what_the_processor_makes_of_the_whole_conversation(name)
     family.processor.config = family.config
     made, images = _row(family, 3)
     token_id = get_processor_token_id(family.processor, "image")
-    inputs = image_inputs(family.processor, images, input_ids=made["input_ids"], image_token_id=token_id)
+    # verl's workers hand over a row without a batch dimension.
+    inputs = image_inputs(family.processor, images, input_ids=made["input_ids"][0], image_token_id=token_id)
     assert torch.equal(inputs["pixel_values"], made["pixel_values"])
     assert torch.equal(inputs[TOKEN_TYPES], (made["input_ids"] == token_id).long())
     assert set(inputs) - {"images_seqlens", TOKEN_TYPES} <= forward_names(type(family.config))

@@ -39,7 +39,7 @@ def image_inputs(
     Args:
         processor: the model's, with its `config` as verl's loader leaves it.
         images: the row's, in the order of their tokens; at least one.
-        input_ids: (1, length) ids of the row, padding included.
+        input_ids: (length,) or (1, length) ids of the row, padding included.
         image_token_id: the token that stands for image features.
         processor_kwargs: `data.mm_processor_kwargs`.
     Returns:
@@ -49,7 +49,7 @@ def image_inputs(
     made = processor.image_processor(images=list(images), return_tensors="pt", **(processor_kwargs or {}))
     taken = forward_names(type(processor.config))
     inputs = {name: made[name] for name in made if name in taken}
-    inputs[TOKEN_TYPES] = (input_ids == image_token_id).long()
+    inputs[TOKEN_TYPES] = (input_ids == image_token_id).long().reshape(1, -1)
     grid = inputs.get("image_grid_thw")
     if grid is not None:
         inputs["images_seqlens"] = torch.repeat_interleave(grid[:, 1] * grid[:, 2], grid[:, 0])
