@@ -78,8 +78,14 @@ def checkpoint(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def qwen3(tmp_path_factory):
-    """The files of a tiny Qwen3-VL but its weights: patches of 16 px, 32 px a token."""
-    from transformers import Qwen2VLImageProcessor, Qwen3VLConfig, Qwen3VLProcessor, Qwen3VLVideoProcessor
+    """A tiny Qwen3-VL, untaught: patches of 16 px, 32 px a token."""
+    from transformers import (
+        AutoModelForImageTextToText,
+        Qwen2VLImageProcessor,
+        Qwen3VLConfig,
+        Qwen3VLProcessor,
+        Qwen3VLVideoProcessor,
+    )
 
     from recipes.learning_study.tiny_model import CHAT_TEMPLATE, make_config, make_tokenizer
 
@@ -102,7 +108,7 @@ def qwen3(tmp_path_factory):
         architectures=["Qwen3VLForConditionalGeneration"],
     )
     folder = tmp_path_factory.mktemp("qwen3") / "tiny"
-    config.save_pretrained(folder)
+    AutoModelForImageTextToText.from_config(config).save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder
 

@@ -9,7 +9,6 @@ from importlib.metadata import distributions
 
 import pytest
 from doctor_setting import ACTOR, ROLLOUT, Composed, bad
-from safetensors.numpy import save_file
 from test_recipes import RECIPES
 
 from verl_videomtr.sample import read_rows, write_rows
@@ -37,7 +36,6 @@ REWARD = """def compute_score(data_source, solution_str, ground_truth, extra_inf
 @pytest.fixture(scope="session")
 def files(videos, checkpoint, qwen3, tmp_path_factory):
     """What a launch names: rows for a step, a benchmark without segments, models with room for any budget."""
-    import numpy as np
 
     folder = tmp_path_factory.mktemp("quiet")
     rows = read_rows(videos / "train.parquet")
@@ -52,7 +50,6 @@ def files(videos, checkpoint, qwen3, tmp_path_factory):
         config = json.loads((folder / name / "config.json").read_text())
         config["text_config"]["max_position_embeddings"] = 131_072
         (folder / name / "config.json").write_text(json.dumps(config))
-    save_file({"weight": np.zeros(1, np.float32)}, folder / "qwen3_vl" / "model.safetensors")
     (folder / "reward.py").write_text(REWARD)
     return folder
 
