@@ -106,7 +106,7 @@ def test_validation_has_the_same_lines(folder):
 
 def test_run_json_says_what_the_lines_were_made_with(folder, setting):
     run = read_run(folder)
-    assert run["reward"] == {"path": "pkg://verl_videomtr.rewards", "name": "compute_score", "preset": "paper"}
+    assert run["reward"] == {"path": "pkg://verl_videomtr.rewards", "name": "compute_score"}
     assert run["videomtr"]["episode"]["pool_size"] == 64
     assert run["model"] == str(setting.model)
     assert "{image}" in run["prompts"]["templates"]["frame"]
