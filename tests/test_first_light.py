@@ -1,0 +1,92 @@
+"""The first-light kit: what needs no GPU, and a rehearsal of the whole."""
+
+import hashlib
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.first_light import __main__ as kit
+from benchmarks.first_light import wheels
+from benchmarks.first_light.credit import one_level_loop
+from benchmarks.first_light.patches import make_patches
+from benchmarks.first_light.record import Record, read, write_table
+from benchmarks.gae import make_batch
+
+
+def test_patches_are_the_processors_bit_for_bit():
+    from transformers import Qwen2VLImageProcessor
+
+    frames = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, 3, 56, 84), dtype=np.uint8))
+    expected = Qwen2VLImageProcessor(do_resize=False)(list(frames), return_tensors="pt")["pixel_values"]
+    assert torch.equal(make_patches(frames), expected)
+
+
+def test_the_loop_is_verls():
+    core_algos = pytest.importorskip("verl.trainer.ppo.core_algos")
+    batch = make_batch(3, 60, "dense", "cpu")
+    batch["response_mask"][:, 7] = 0
+    expected = core_algos.compute_gae_advantage_return(
+        batch["token_level_rewards"], batch["values"], batch["response_mask"], 1.0, 1.0
+    )
+    for ours, theirs in zip(one_level_loop(batch, whiten=True), expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+def test_a_cut_results_file_still_says_what_came_before(tmp_path):
+    Record(tmp_path, "a").write("one|two", seconds=1.23456)
+    with (tmp_path / "results.jsonl").open("a") as file:
+        file.write('{"stage": "b", "che')
+    assert [line["seconds"] for line in read(tmp_path)] == [1.23456]
+    write_table(tmp_path)
+    assert "seconds 1.235" in (tmp_path / "results.md").read_text()
+
+
+def test_a_stage_out_of_time_is_ended_and_written(tmp_path):
+    assert kit.run_stage("a", tmp_path, rehearse=True, limit_seconds=0.01) == "out of time"
+    assert read(tmp_path)[-1]["check"] == "out of time"
+
+
+def test_without_a_gpu_it_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit, match=r"no GPU.*--rehearse"):
+        kit.main(["--out", str(tmp_path / "out")])
+
+
+def test_the_lock_less_what_the_machine_has():
+    lock = (
+        "Torch==2.11.0 \\\n    --hash=sha256:" + "a" * 64 + "\nray[default]==2.60.0 \\\n    --hash=sha256:" + "b" * 64
+    )
+    lock += "\nnvidia-nccl-cu13==2.28.9\ntransformers==5.9.0\n"
+    left = wheels.missing(lock, "torch==2.11.0+cu130\ntransformers==5.17.0\n", ["nvidia-*"])
+    assert left == {"ray": ("2.60.0", ["b" * 64]), "transformers": ("5.9.0", [])}
+
+
+def test_wheels_are_cut_into_pieces_and_joined_again(tmp_path):
+    folder = tmp_path / "wheels"
+    folder.mkdir()
+    content = {"big.whl": bytes(range(256)) * 10, "small.whl": b"x" * 300, "middle.whl": b"y" * 900}
+    for name, data in content.items():
+        (folder / name).write_bytes(data)
+    wheels.cut(folder, tmp_path / "pieces", limit=1000)
+    pieces = sorted((tmp_path / "pieces").iterdir())
+    assert [sum(file.stat().st_size for file in piece.iterdir()) for piece in pieces] == [1000, 1000, 1000, 760]
+    known = {hashlib.sha256(data).hexdigest() for data in content.values()}
+    wheels.join(tmp_path / "pieces", tmp_path / "joined", known)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "joined").iterdir()} == content
+    next(pieces[1].iterdir()).write_bytes(b"spoilt")
+    with pytest.raises(SystemExit, match=r"expected one of the lock's"):
+        wheels.join(tmp_path / "pieces", tmp_path / "again", known)
+
+
+@pytest.mark.slow
+def test_a_rehearsal_of_every_stage(tmp_path):
+    command = [sys.executable, "-m", "benchmarks.first_light", "--rehearse", "--out", str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr + (tmp_path / "out/results.md").read_text()
+    lines = [json.loads(line) for line in (tmp_path / "out/results.jsonl").read_text().splitlines()]
+    assert [line["stage"] for line in lines if line["check"] == "done"] == list(kit.STAGES)
+    assert all(sum(line["stage"] == name for line in lines) > 1 for name in kit.STAGES)
