@@ -49,6 +49,7 @@ setup(
     },
     entry_points={
         "verl.plugins": ["videomtr = verl_videomtr.verl_plugin.register"],
+        "lmms_eval.models": ["video_mtr = verl_videomtr.integrations.lmms_eval:MANIFEST"],
         "console_scripts": ["videomtr = verl_videomtr.cli:main"],
     },
 )

@@ -88,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
     questions = read_questions(args.data, root=setup.settings.video.root, limit=args.limit)
     subtitles = None if args.subtitles is None else read_subtitles(args.subtitles, questions.samples)
     try:
-        lines, described = asyncio.run(_play(setup, questions, subtitles, args))
+        lines, described = asyncio.run(play_questions(setup, questions, subtitles, args))
     except KeyboardInterrupt:
         print("stopped; run the same command again to go on, answers so far are kept", file=sys.stderr)
         return 130
@@ -96,7 +96,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-async def _play(
+async def play_questions(
     setup: Setup, questions: Questions, subtitles: Subtitles | None, args: argparse.Namespace
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Play everything; return the lines, and the run's description with what was counted."""
@@ -137,9 +137,8 @@ async def _with_progress(questions: Questions, table: Table, admission: Admissio
             counts["done"] += 1
             counts["right"] += bool(line.get("correct"))
             counts["failed"] += line["status"] == "lost"
-            bar.set_postfix_str(
-                f"accuracy {counts['right'] / counts['done']:.3f} failed {counts['failed']}", refresh=False
-            )
+            accuracy = f"accuracy {counts['right'] / counts['done']:.3f} " if questions.has_answers else ""
+            bar.set_postfix_str(f"{accuracy}failed {counts['failed']}", refresh=False)
             bar.update()
 
         return await play_all(questions.samples, table, admission=admission, done=done)

@@ -48,6 +48,8 @@ class Questions:
     path: Path
     sha256: str
     samples: tuple[Sample, ...]
+    has_answers: bool = True
+    """False where the answers are known elsewhere."""
 
 
 def compose_setup(overrides: Sequence[str], *, single_turn: bool = False) -> Setup:

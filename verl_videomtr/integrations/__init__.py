@@ -1,0 +1,1 @@
+"""Other projects' ways in; each module needs that project."""
