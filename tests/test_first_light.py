@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from benchmarks.first_light import __main__ as kit
-from benchmarks.first_light import wheels
+from benchmarks.first_light import models, planned, wheels
 from benchmarks.first_light.credit import one_level_loop
 from benchmarks.first_light.patches import make_patches
 from benchmarks.first_light.record import Record, read, write_table
+from benchmarks.first_light.shapes import model_shape
 from benchmarks.gae import make_batch
 
 
@@ -80,6 +81,57 @@ def test_wheels_are_cut_into_pieces_and_joined_again(tmp_path):
     next(pieces[1].iterdir()).write_bytes(b"spoilt")
     with pytest.raises(SystemExit, match=r"expected one of the lock's"):
         wheels.join(tmp_path / "pieces", tmp_path / "again", known)
+
+
+@pytest.mark.parametrize(("name", "layers"), [("tiny", None), (models.MODEL, None), (models.LARGE, 4)])
+@pytest.mark.parametrize("role", ["actor", "critic"])
+def test_the_models_have_the_sizes_that_are_planned(name, layers, role):
+    model = models.build(models.Case(name, role, 32, "padded", "sdpa", layers), "meta")
+    shape = model_shape(name, layers)
+    expected = shape.num_params if role == "actor" else shape.num_value_params
+    assert sum(parameter.numel() for parameter in model.parameters()) == expected
+
+
+def test_flex_attention_is_the_language_models_alone():
+    model = models.build(models.Case("tiny", "actor", 4, "packed", "flex_attention"), "meta")
+    assert model.model.language_model.config._attn_implementation == "flex_attention"
+    assert model.model.visual.config._attn_implementation == "sdpa"
+
+
+def test_packed_is_what_padded_is_without_padding():
+    torch.manual_seed(0)
+    padded, packed = (models.Case("tiny", "actor", 4, layout, "sdpa") for layout in ("padded", "packed"))
+    model = models.build(padded, "cpu").float()
+    results = []
+    for case in (padded, packed):
+        inputs, labels = models.make_inputs(case, "cpu")
+        inputs["pixel_values"] = inputs["pixel_values"].float()
+        results.append(model(**inputs, use_cache=False).logits[labels >= 0])
+    torch.testing.assert_close(*results, rtol=1e-4, atol=1e-4)
+
+
+def test_ratios_are_of_the_measured_to_the_foretold(tmp_path):
+    shapes = {"model": models.MODEL, "layers": None, "budget": 32, "role": "actor", "device": "NVIDIA H100 80GB HBM3"}
+    Record(tmp_path, "b").write("case", **shapes, update_seconds=2.0, peak_gib=60.0)
+    planned.run(Record(tmp_path, "d"), rehearse=False)
+    line = read(tmp_path)[-1]
+    assert line["data_sheet"] == "H100 80 GB"
+    assert line["measured_over_foretold_seconds"] == pytest.approx(2.0 / line["foretold_seconds"])
+    assert line["measured_over_foretold_memory"] == pytest.approx(60.0 / line["foretold_gib"])
+    states = 4 * 2 * model_shape(models.MODEL).num_params / 2**30
+    assert states < line["foretold_gib"] < 2 * states
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_flex_attention_packs_as_sdpa_does():
+    case = models.Case("tiny", "actor", 4, "packed", "sdpa")
+    model = models.build(case, "cpu").float().eval()
+    inputs, _ = models.make_inputs(case, "cpu")
+    inputs["pixel_values"] = inputs["pixel_values"].float()
+    expected = model(**inputs, use_cache=False).logits
+    model.model.language_model.config._attn_implementation = "flex_attention"
+    torch.testing.assert_close(model(**inputs, use_cache=False).logits, expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.slow
