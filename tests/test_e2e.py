@@ -194,11 +194,14 @@ def test_actor_and_critic_have_learned(steps, base_model):
 
 
 def _shard(folder: Path, number: int, role: str) -> dict[str, torch.Tensor]:
-    if not torch.distributed.is_initialized():
-        torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
-    path = folder / "checkpoints" / f"global_step_{number}" / role / "model_world_size_1_rank_0.pt"
-    state = torch.load(path, weights_only=False, map_location="cpu")
-    return {name: value.to_local() if hasattr(value, "to_local") else value for name, value in state.items()}
+    # Sharded tensors load inside a process group alone; it ends here, for tests that make one of their own.
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    try:
+        path = folder / "checkpoints" / f"global_step_{number}" / role / "model_world_size_1_rank_0.pt"
+        state = torch.load(path, weights_only=False, map_location="cpu")
+        return {name: value.to_local() if hasattr(value, "to_local") else value for name, value in state.items()}
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 def test_resumption_continues_from_the_saved_state(resumed, run):

@@ -54,7 +54,9 @@ def test_every_episode_is_played_and_none_drifts(greedy):
     assert {line["status"] for line in lines} == {"played"}
     assert {line["episode"]["stop_reason"] for line in lines} <= {"answered", "turn_limit"}
     assert sum(line["episode"]["actions"].count("retrieve") for line in lines) > NUM_ROWS // 2
-    assert all(tokens > 100 for line in lines for tokens in line["prompt_tokens"])
+    for line in lines:
+        prompts, responses = line["prompt_tokens"], line["response_tokens"]
+        assert all(after > before + said for before, said, after in zip(prompts, responses, prompts[1:], strict=False))
     run = json.loads((greedy / "run.json").read_text())
     assert (run["servers"][0]["kind"], run["servers"][0]["max_model_len"], run["model"]) == ("vllm", 512, "tiny")
     # Every episode with a second turn was judged by its token ids.

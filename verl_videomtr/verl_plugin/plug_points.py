@@ -31,6 +31,8 @@ _TOOL_LOOP = "verl/experimental/agent_loop/tool_agent_loop.py"
 _TOKENS = "verl/utils/tokenizer/continuous_token.py"
 _TQ_LOOP = "verl/trainer/ppo/v1/agent_loop_tq.py"
 _BASE = "verl/trainer/ppo/v1/trainer_base.py"
+_ALGOS = "verl/trainer/ppo/core_algos.py"
+_IMPORTS = "verl/utils/import_utils.py"
 _STEP = ("self", "batch", "metrics")
 
 PLUG_POINTS: tuple[PlugPoint, ...] = (
@@ -557,5 +559,86 @@ PLUG_POINTS: tuple[PlugPoint, ...] = (
     ),
     PlugPoint(
         file="verl/workers/rollout/vllm_rollout/utils.py", name="vLLMColocateWorkerExtension", used_by="vllm_cpu"
+    ),
+    # What the doctor asks of verl's own functions.
+    PlugPoint(file=_ALGOS, name="get_adv_estimator_fn", used_by="doctor/agreement", parameters=("name_or_enum",)),
+    PlugPoint(file=_ALGOS, name="get_policy_loss_fn", used_by="doctor/agreement", parameters=("name",)),
+    PlugPoint(
+        file=_ALGOS,
+        name="kl_penalty",
+        used_by="doctor/agreement",
+        parameters=("logprob", "ref_logprob", "kl_penalty"),
+    ),
+    PlugPoint(
+        file="verl/workers/config/optimizer.py",
+        name="build_optimizer",
+        used_by="doctor/agreement",
+        parameters=("parameters", "config"),
+    ),
+    PlugPoint(file="verl/utils/torch_dtypes.py", name="PrecisionType", used_by="doctor/agreement"),
+    PlugPoint(
+        file="verl/utils/dataset/rl_dataset.py",
+        name="get_dataset_class",
+        used_by="doctor/agreement",
+        parameters=("data_config",),
+    ),
+    PlugPoint(file=_IMPORTS, name="import_external_libs", used_by="doctor/agreement", parameters=("external_libs",)),
+    PlugPoint(file=_IMPORTS, name="load_class_from_fqn", used_by="doctor/agreement", parameters=("fqn", "description")),
+    PlugPoint(file=_IMPORTS, name="resolve_config_path", used_by="doctor/agreement", parameters=("config_path",)),
+    PlugPoint(
+        file="verl/workers/rollout/vllm_rollout/utils.py",
+        name="build_cli_args_from_config",
+        used_by="doctor/engine",
+        parameters=("config",),
+    ),
+    PlugPoint(
+        file="verl/single_controller/ray/base.py",
+        name="ResourcePoolManager",
+        used_by="doctor/machine",
+        fields=("max_colocate_count",),
+    ),
+    # What other families than verl's own need.
+    PlugPoint(
+        file="verl/utils/tokenizer/tokenizer.py",
+        name="hf_processor",
+        used_by="processors",
+        parameters=("name_or_path", "**kwargs"),
+        holds=("Unsupported processor type", "processor.config = config"),
+    ),
+    PlugPoint(
+        file=_LOOP,
+        name="AgentLoopWorker._compute_multi_modal_inputs",
+        used_by="loop_workers",
+        parameters=("self", "output", "input_ids"),
+    ),
+    PlugPoint(
+        file="verl/models/transformers/glm4v.py",
+        name="_get_input_embeds",
+        used_by="verl_defects",
+        holds=("model.visual(pixel_values, grid_thw=image_grid_thw)",),
+    ),
+    PlugPoint(
+        file="verl/workers/engine/fsdp/transformer_impl.py",
+        name="",
+        used_by="verl_defects",
+        holds=("apply_monkey_patch(",),
+    ),
+    PlugPoint(
+        file="verl/utils/fsdp_utils.py",
+        name="_select_fsdp2_wrap_targets",
+        used_by="verl_defects",
+        parameters=("model", "fsdp_transformer_layer_cls_to_wrap"),
+    ),
+    PlugPoint(
+        file="verl/utils/flops_counter.py",
+        name="FlopsCounter.estimate_flops",
+        used_by="verl_defects",
+        parameters=("self", "batch_seqlens", "delta_time", "**kargs"),
+    ),
+    PlugPoint(
+        file="verl/utils/debug/metrics.py",
+        name="",
+        used_by="rollout_agreement",
+        holds=("'training/rollout_probs_diff_mean'",),
     ),
 )

@@ -12,7 +12,6 @@ import types
 import warnings
 from typing import Any
 
-import verl.utils
 import verl.utils.tokenizer.tokenizer as verl_tokenizer
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
@@ -56,5 +55,6 @@ def _backbone(generation_class: type) -> type | None:
     return getattr(module, generation_class.__name__.replace("ForConditionalGeneration", "Model"), None)
 
 
-for _owner in (verl_tokenizer, sys.modules["verl.utils.tokenizer"], verl.utils):
+# By their names: verl itself may be half imported, and then has no attribute `utils` yet.
+for _owner in (verl_tokenizer, sys.modules["verl.utils.tokenizer"], sys.modules["verl.utils"]):
     _owner.hf_processor = hf_processor  # type: ignore[attr-defined]

@@ -107,11 +107,11 @@ def _make_trainer(config: DictConfig, case: Case) -> None:
 
 def _find_functions(config: DictConfig, case: Case) -> None:
     import torch
-    from verl.trainer.ppo import core_algos
+    from verl.trainer.ppo.core_algos import get_adv_estimator_fn, get_policy_loss_fn, kl_penalty
 
     actor = config.actor_rollout_ref.actor
-    core_algos.get_adv_estimator_fn(str(config.algorithm.adv_estimator))
-    core_algos.get_policy_loss_fn(actor.policy_loss.loss_mode)
+    get_adv_estimator_fn(str(config.algorithm.adv_estimator))
+    get_policy_loss_fn(actor.policy_loss.loss_mode)
     zero: Any = torch.zeros(1, 1)
     for is_used, name in (
         (config.algorithm.use_kl_in_reward, config.algorithm.kl_penalty),
@@ -119,7 +119,7 @@ def _find_functions(config: DictConfig, case: Case) -> None:
     ):
         if is_used:
             try:
-                core_algos.kl_penalty(zero, zero, name)
+                kl_penalty(zero, zero, name)
             except NotImplementedError:
                 raise ValueError(f"verl knows no KL form {name!r}; expected kl, abs, mse, low_var_kl or full") from None
     for section in ("actor_rollout_ref.actor", *(["critic"] if case.has_critic else [])):
