@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from omegaconf import OmegaConf
 from verl_videomtr.evaluation.setup import Questions, Setup
 from verl_videomtr.serving.endpoints import Endpoint
 from verl_videomtr.subtitles import Subtitles
+from verl_videomtr.versions import installed_versions
 
 RUN_FILE = "run.json"
 PACKAGES = ("verl-videomtr", "verl", "av", "torchcodec", "decord", "pillow", "numpy", "aiohttp")
@@ -49,7 +49,7 @@ def describe_run(
             {"base_url": e.base_url, "kind": e.kind, "version": e.version, "max_model_len": e.max_model_len}
             for e in endpoints
         ],
-        "packages": packages(),
+        "packages": installed_versions(PACKAGES),
     }
 
 
@@ -86,17 +86,6 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
         for key in sorted(first.keys() | second.keys())
         if first.get(key) != second.get(key)
     ]
-
-
-def packages() -> dict[str, str]:
-    """Versions of the installed packages that touch frames or requests."""
-    found = {}
-    for name in PACKAGES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 def one_line(run: Mapping[str, Any], *, drift: str) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from verl_videomtr.prompts import Prompts
 from verl_videomtr.reward_function import describe_reward
+from verl_videomtr.versions import installed_versions
 
 PACKAGES = ("verl-videomtr", "verl", "torch", "vllm", "transformers", "av", "torchcodec", "decord", "pillow", "numpy")
 
@@ -39,7 +39,7 @@ def describe_run(config: DictConfig) -> dict[str, Any]:
         "critic_model": OmegaConf.select(config, "critic.model.path"),
         "data": files,
         "video_root": section["video"]["root"],
-        "packages": _versions(),
+        "packages": installed_versions(PACKAGES),
     }
 
 
@@ -55,13 +55,3 @@ def _as_list(files: Any) -> list[str]:
 
 def _hash(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for name in PACKAGES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
