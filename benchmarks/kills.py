@@ -89,7 +89,7 @@ def kill_one(run: Path, data: Path, base: Path, *, role: str, number: signal.Sig
         "actor_rollout_ref.rollout.engine_kwargs.vllm.worker_extension_cls="
         "verl_videomtr.verl_plugin.vllm_cpu.CPUWorkerExtension",
         "data.train_batch_size=4", "trainer.total_training_steps=100000", "trainer.total_epochs=100000",
-        f"videomtr.stall_minutes={STALL_MINUTES}",
+        f"videomtr.stall_minutes={STALL_MINUTES}", f"videomtr.phase_minutes={STALL_MINUTES}",
     ]  # fmt: skip
     environment = environment_of(run)
     environment["VERL_USE_EXTERNAL_MODULES"] = "verl_videomtr.verl_plugin.register"
@@ -174,7 +174,8 @@ def main() -> None:
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     cases = [(role, number) for role in ROLES for number in (signal.SIGKILL, signal.SIGSTOP)]
     rng = random.Random(arguments.seed)
-    plan = [case for _ in range(1 + arguments.runs // len(cases)) for case in rng.sample(cases, len(cases))]
+    rounds = 1 + (arguments.first + arguments.runs) // len(cases)
+    plan = [case for _ in range(rounds) for case in rng.sample(cases, len(cases))]
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
         folder = arguments.keep or Path(name)
         data = make_data(Path(name) / "data", num_train=16)

@@ -14,7 +14,7 @@ from verl.trainer.ppo.v1 import PPOTrainer
 
 from verl_videomtr.settings import load_settings
 from verl_videomtr.trajectory_files import read_file, step_file
-from verl_videomtr.verl_plugin import estimators, trainers
+from verl_videomtr.verl_plugin import estimators, trainers, watched_run
 from verl_videomtr.verl_plugin.counted_run import CountedRun
 from verl_videomtr.verl_plugin.frame_counters import FrameCounters
 from verl_videomtr.verl_plugin.recorder import Recorder
@@ -133,6 +133,29 @@ def test_verls_updates_see_mini_batches_of_rows_where_the_context_slides(setting
     trainer._update_critic(batch, {})
     trainer._update_actor(batch, {})
     assert sizes == {"critic": 8, "actor": 4}
+
+
+def test_every_phase_of_verls_trainer_has_a_name_and_only_waiting_for_episodes_the_short_limit(setting, monkeypatch):
+    seen: dict[str, Any] = {}
+
+    def note(name):
+        return lambda *_, **__: seen.update({name: (trainer.watchdog._say_phase(), trainer.watchdog._limit())})
+
+    def build(self, config):
+        self.replay_buffer = SimpleNamespace(sample=note("sample"), wait_for_sampleable=note("wait_for_sampleable"))
+
+    for name in watched_run.PHASES:
+        monkeypatch.setattr(trainers.VideoMTRSync, name, note(name))
+    monkeypatch.setattr(PPOTrainer, "__init__", build)
+    trainer = make_trainer(setting.config("videomtr.stall_minutes=3", "videomtr.phase_minutes=200"))
+    watched_run.WatchedRun.__init__(trainer, trainer.config)
+    for name in watched_run.PHASES:
+        getattr(trainer, name)()
+    trainer.replay_buffer.sample()
+    trainer.replay_buffer.wait_for_sampleable()
+    waiting = ("the rollout", (180.0, "stall_minutes"))
+    assert seen.pop("sample") == seen.pop("wait_for_sampleable") == waiting
+    assert seen == {name: (phase, (12000.0, "phase_minutes")) for name, phase in watched_run.PHASES.items()}
 
 
 @pytest.mark.parametrize(("base_mode", "is_set"), [("sync", True), ("separate_async", False)])

@@ -48,10 +48,11 @@ def make_watchdog(children):
     before = signal.getsignal(signal.SIGUSR1)
     made = []
 
-    def make(stall_seconds: float | None, **changes) -> Watchdog:
+    def make(stall_seconds: float | None, *, phase_seconds: float | None = None, **changes) -> Watchdog:
         made.append(
             Watchdog(
                 stall_seconds=stall_seconds,
+                phase_seconds=phase_seconds,
                 find=lambda: children,
                 waiting=lambda: "2 episodes of samples 'a', 'b'",
                 advice=lambda: "the last checkpoint is step 3 in /runs; start the run again",
@@ -99,7 +100,7 @@ def test_a_stopped_process_ends_it_after_the_limit_and_is_named(make_watchdog, c
         pytest.raises(RunEndedError, match=message),
         watchdog.guard(patience_seconds=no_patience),
         watchdog.during("validation"),
-        watchdog.during("the rollout"),
+        watchdog.during("the rollout", of_episodes=True),
     ):
         wait_for_ever()
 
@@ -107,7 +108,9 @@ def test_a_stopped_process_ends_it_after_the_limit_and_is_named(make_watchdog, c
 def test_the_silence_is_told_before_the_end_and_whoever_moves_is_left_alone(monkeypatch, caplog):
     now = [0.0]
     monkeypatch.setattr("verl_videomtr.watchdog.time.monotonic", lambda: now[0])
-    watchdog = Watchdog(stall_seconds=600, find=list, waiting=lambda: "2 episodes", advice=str, look_seconds=100)
+    watchdog = Watchdog(
+        stall_seconds=None, phase_seconds=600, find=list, waiting=lambda: "2 episodes", advice=str, look_seconds=100
+    )
     found = []
     for seconds in (100, 200, 300, 400, 500):
         now[0] = seconds
@@ -121,6 +124,45 @@ def test_the_silence_is_told_before_the_end_and_whoever_moves_is_left_alone(monk
         now[0] = seconds
         found.append(watchdog._look())
     assert found[-1].startswith("nothing has moved for 10 min")
+
+
+@pytest.mark.parametrize(
+    ("phases", "allowed", "key"),
+    [
+        ([], 600, "phase_minutes"),
+        ([("the policy's update", False)], 600, "phase_minutes"),
+        ([("validation", False)], 600, "phase_minutes"),
+        ([("validation", False), ("the rollout", True)], 100, "stall_minutes"),
+    ],
+)
+def test_a_long_update_is_not_taken_for_a_rollout_that_stands_still(monkeypatch, phases, allowed, key):
+    now = [0.0]
+    monkeypatch.setattr("verl_videomtr.watchdog.time.monotonic", lambda: now[0])
+    watchdog = Watchdog(
+        stall_seconds=100, phase_seconds=600, find=list, waiting=str, advice=lambda: "start again", look_seconds=10
+    )
+    with contextlib.ExitStack() as stack:
+        for phase, of_episodes in phases:
+            stack.enter_context(watchdog.during(phase, of_episodes=of_episodes))
+        for seconds in range(10, allowed, 10):
+            now[0] = seconds
+            assert watchdog._look() is None
+        now[0] = allowed
+        assert watchdog._look().endswith(f"start again, with a larger videomtr.{key} if it was busy")
+
+
+def test_the_rollout_behind_a_long_phase_has_its_whole_limit(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("verl_videomtr.watchdog.time.monotonic", lambda: now[0])
+    watchdog = Watchdog(stall_seconds=100, phase_seconds=600, find=list, waiting=str, advice=str, look_seconds=10)
+    with watchdog.during("the checkpoint"):
+        for seconds in range(10, 500, 10):
+            now[0] = seconds
+            assert watchdog._look() is None
+    with watchdog.during("the rollout", of_episodes=True):
+        for seconds in range(490, 580, 10):
+            now[0] = seconds
+            assert watchdog._look() is None
 
 
 def test_a_dead_process_is_told_in_place_of_the_error_that_it_caused(make_watchdog, children):
@@ -148,7 +190,7 @@ def test_a_pause_of_the_watching_process_itself_is_no_silence():
 
 @pytest.mark.parametrize("wait", ["plain", "event loop", "swallowed once"])
 def test_the_end_arrives_wherever_the_wait_stands(make_watchdog, wait):
-    watchdog = make_watchdog(0.4, unwind_seconds=20)
+    watchdog = make_watchdog(None, phase_seconds=0.4, unwind_seconds=20)
 
     def wait_somewhere() -> None:
         if wait == "event loop":
@@ -167,8 +209,8 @@ def test_where_no_exception_arrives_the_process_is_ended_from_the_thread():
     code = textwrap.dedent("""
         import time
         from verl_videomtr.watchdog import Watchdog
-        dog = Watchdog(stall_seconds=0.3, find=list, waiting=lambda: "2 episodes", advice=lambda: "start it again",
-                       look_seconds=0.05, unwind_seconds=0.3)
+        dog = Watchdog(stall_seconds=None, phase_seconds=0.3, find=list, waiting=lambda: "2 episodes",
+                       advice=lambda: "start it again", look_seconds=0.05, unwind_seconds=0.3)
         dog.start()
         while True:
             try:

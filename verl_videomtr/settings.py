@@ -105,7 +105,9 @@ class Settings:
     poll_seconds: float = 0.1
     """How often the trainer looks for finished trajectories; verl's own 2.0 rounds every small rollout up."""
     stall_minutes: float | None = 30.0
-    """A run in which nothing moves for so long (no episode ends, no part of a step does) ends; None sets no limit."""
+    """A run that waits for episodes, and in which none ends for so long, ends; None sets no limit."""
+    phase_minutes: float | None = 120.0
+    """A run in which any other part of a step (an update, a checkpoint) takes so long ends; None sets no limit."""
     max_rollout_difference: float | None = 0.05
     """Largest mean difference, at the first step, of the engine's and the actor's probabilities; None: any."""
 
@@ -115,8 +117,10 @@ class Settings:
         for name in ("poll_seconds", "reward_timeout_seconds"):
             if not 0.0 < getattr(self, name) < math.inf:
                 raise ValueError(f"videomtr.{name}={getattr(self, name)}; expected a positive number")
-        if self.stall_minutes is not None and not 0.0 < self.stall_minutes < math.inf:
-            raise ValueError(f"videomtr.stall_minutes={self.stall_minutes}; expected a positive number, or null")
+        for name in ("stall_minutes", "phase_minutes"):
+            minutes = getattr(self, name)
+            if minutes is not None and not 0.0 < minutes < math.inf:
+                raise ValueError(f"videomtr.{name}={minutes}; expected a positive number, or null")
         if self.max_rollout_difference is not None and not 0.0 < self.max_rollout_difference <= 1.0:
             raise ValueError(
                 f"videomtr.max_rollout_difference={self.max_rollout_difference}; expected above 0 to 1, or null"

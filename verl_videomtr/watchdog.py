@@ -90,6 +90,7 @@ class Watchdog:
         self,
         *,
         stall_seconds: float | None,
+        phase_seconds: float | None,
         find: Callable[[], Iterable[Process]],
         waiting: Callable[[], str],
         advice: Callable[[], str],
@@ -98,17 +99,20 @@ class Watchdog:
     ) -> None:
         """
         Args:
-            stall_seconds: most time without any movement; None sets no limit, and dead processes are seen all the same.
+            stall_seconds: most time without any movement while episodes are waited for; None sets no limit, and dead
+                processes are seen all the same.
+            phase_seconds: most time of any other phase, in which nothing moves before its end; None sets no limit.
             find: the processes that are needed now; the same object for the same process.
             waiting: what is waited for, in words.
             advice: where the last checkpoint is and how the run goes on from it, in words.
         """
-        self.stall_seconds = stall_seconds
+        self.stall_seconds, self.phase_seconds = stall_seconds, phase_seconds
         self._find, self._waiting, self._advice = find, waiting, advice
         self._look_seconds, self._unwind_seconds = look_seconds, unwind_seconds
         self._clock = IdleClock(most_seconds=2 * look_seconds)
         self._silent: dict[str, IdleClock] = {}
-        self._phases: list[str] = []
+        self._phases: list[tuple[str, bool]] = []
+        """Name, and whether episodes are waited for in it; the innermost is the last."""
         self._warned = False
         self._over = threading.Event()
         self._dismissed = threading.Event()
@@ -162,9 +166,13 @@ class Watchdog:
         self._warned = False
 
     @contextlib.contextmanager
-    def during(self, phase: str) -> Iterator[None]:
-        """Name what the trainer does; its begin and its end are movements. An error keeps the name of its phase."""
-        self._phases.append(phase)
+    def during(self, phase: str, *, of_episodes: bool = False) -> Iterator[None]:
+        """Name what the trainer does; its begin and its end are movements. An error keeps the name of its phase.
+
+        Args:
+            of_episodes: it waits for episodes, each of which is a movement.
+        """
+        self._phases.append((phase, of_episodes))
         self.moved()
         yield
         self._phases.pop()
@@ -195,6 +203,7 @@ class Watchdog:
 
     def _look(self) -> str | None:
         """Look at all processes; return the sentence that ends the run, if it must end."""
+        limit, key = self._limit()
         silent = []
         for process in self._find():
             health = process.look()
@@ -203,19 +212,23 @@ class Watchdog:
             clock = self._silent.setdefault(process.name, IdleClock(most_seconds=2 * self._look_seconds))
             if health.state == "answers":
                 clock.reset()
-            elif clock.tick() >= min(SILENT_SECONDS, (self.stall_seconds or SILENT_SECONDS) / 2):
+            elif clock.tick() >= min(SILENT_SECONDS, (limit or SILENT_SECONDS) / 2):
                 silent.append(process)
         idle = self._clock.tick()
-        if self.stall_seconds is None:
+        if limit is None:
             return None
-        if idle >= self.stall_seconds:
-            return (
-                f"{self._say_idle(idle, silent)}; {self._advice()}, with a larger videomtr.stall_minutes if it was busy"
-            )
-        if idle >= self.stall_seconds / 2 and not self._warned:
+        if idle >= limit:
+            return f"{self._say_idle(idle, silent)}; {self._advice()}, with a larger videomtr.{key} if it was busy"
+        if idle >= limit / 2 and not self._warned:
             self._warned = True
-            logger.warning("%s; the run ends after %s", self._say_idle(idle, silent), _say_seconds(self.stall_seconds))
+            logger.warning("%s; the run ends after %s", self._say_idle(idle, silent), _say_seconds(limit))
         return None
+
+    def _limit(self) -> tuple[float | None, str]:
+        """Return the limit of what the trainer does now, and its key."""
+        if self._phases and self._phases[-1][1]:
+            return self.stall_seconds, "stall_minutes"
+        return self.phase_seconds, "phase_minutes"
 
     def _say_dead(self, process: Process, health: Health) -> str:
         return (
@@ -231,7 +244,7 @@ class Watchdog:
         )
 
     def _say_phase(self) -> str:
-        return ", ".join(self._phases) or "the start"
+        return ", ".join(name for name, _ in self._phases) or "the start"
 
     def _interrupt(self, *_: object) -> None:
         if self._verdict is not None and self._guarding and not self._over.is_set():

@@ -38,14 +38,14 @@ _MOST_SAMPLES = 8
 
 
 class WatchedRun(PPOTrainer):
-    """Ends a run whose processes died, or in which nothing has moved for `videomtr.stall_minutes`."""
+    """Ends a run whose processes died, or that waits longer than `videomtr.stall_minutes` or `phase_minutes`."""
 
     videomtr: Settings
 
     def __init__(self, config: DictConfig) -> None:
-        minutes = self.videomtr.stall_minutes
         self.watchdog = Watchdog(
-            stall_seconds=None if minutes is None else 60.0 * minutes,
+            stall_seconds=_seconds(self.videomtr.stall_minutes),
+            phase_seconds=_seconds(self.videomtr.phase_minutes),
             find=self._find_processes,
             waiting=self._say_waiting,
             advice=self._say_advice,
@@ -57,7 +57,8 @@ class WatchedRun(PPOTrainer):
             setattr(self, name, self._in_phase(phase, getattr(self, name)))
         for name in ("sample", "wait_for_sampleable"):
             if hasattr(self.replay_buffer, name):
-                setattr(self.replay_buffer, name, self._in_phase("the rollout", getattr(self.replay_buffer, name)))
+                waits = self._in_phase("the rollout", getattr(self.replay_buffer, name), of_episodes=True)
+                setattr(self.replay_buffer, name, waits)
 
     def init(self) -> None:
         self.watchdog.start()
@@ -73,10 +74,10 @@ class WatchedRun(PPOTrainer):
         agent_loop_manager.release_trainer()
         self.watchdog.stop()
 
-    def _in_phase(self, phase: str, method: Any) -> Any:
+    def _in_phase(self, phase: str, method: Any, *, of_episodes: bool = False) -> Any:
         @functools.wraps(method)
         def named(*args: Any, **kwargs: Any) -> Any:
-            with self.watchdog.during(phase):
+            with self.watchdog.during(phase, of_episodes=of_episodes):
                 return method(*args, **kwargs)
 
         return named
@@ -125,6 +126,10 @@ class WatchedRun(PPOTrainer):
         if not step:
             return "no checkpoint has been saved; start the run again"
         return f"the last checkpoint is step {step} in {root}; start the run again with trainer.resume_mode=auto"
+
+
+def _seconds(minutes: float | None) -> float | None:
+    return None if minutes is None else 60.0 * minutes
 
 
 def _number(name: str, actors: Any) -> Iterator[tuple[str, ActorHandle]]:
