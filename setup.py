@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Packaging of verl_videomtr. The verl entry point and the Hydra plug-in make an installation sufficient."""
 
 import re

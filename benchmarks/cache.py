@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Time of one cached turn (8 random frames of 128) by storage form: python benchmarks/cache.py
 
 `raw` and `jpeg` are this package's cache through its own public reader, which checks every byte each time. `array` is a

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """What playing against a served model costs the client: python benchmarks/chat_client.py
 
 A server in a process of its own thinks a second and answers; each episode looks twice and answers, 32 frames of the

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Time and memory of building a pool, by decoder, on numbered videos: python benchmarks/decode.py --seconds 240
 
 Each measurement is a process of its own: it imports, decodes a short video to warm up, then decodes; CPU seconds are of

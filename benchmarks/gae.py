@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Time two-level credit assignment against the loops it replaces.
 
     python -m benchmarks.gae [--rows 32 1024] [--width 8192] [--fill sparse dense] [--device cpu] [--json PATH]

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Kill or stop each process of a real training run, and see how the run ends: python -m benchmarks.kills
 
 Each run is verl's own trainer on the CPU with the tests' tiny model. At a moment drawn at random one of its processes

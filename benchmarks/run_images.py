@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Count, in a real run, how often its images are preprocessed and what is sent: python -m benchmarks.run_images
 
 Two steps of verl's own trainer on synthetic videos with the tests' tiny model: this module is loaded into every process

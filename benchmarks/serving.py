@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Live episodes on one event loop, cached, while other videos decode: python benchmarks/serving.py
 
 Every episode reads 16 frames, thinks, reads 8, thinks, reads 8, and begins again with another video. Meanwhile the same

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Hundreds of live episodes for as long as you like: python benchmarks/soak.py [--minutes 30]
 
 Every episode is played as in training, by a policy that thinks for some seconds, retrieves twice at random and answers,

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Where a step of the learning study goes, and what leaving out a pass saves: python -m benchmarks.study_step
 
 Runs of the study's full method with verl's own trainer, one after the other: as the study runs, and with the

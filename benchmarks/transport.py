@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """How often an episode's images are preprocessed, and what they cost between processes: python -m benchmarks.transport
 
 An episode of 16 + 8 + 8 frames at 224x420 is put through verl's own functions in the order in which an agent-loop

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """The benchmarks' own videos: one minute is encoded, longer ones repeat it by stream copy; every frame is numbered.
 
 The pictures are drifting textures in shots of 2 to 8 seconds with faint noise, at 1280x720 and 30 frames a second, and

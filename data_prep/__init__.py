@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Commands that turn annotation files into the rows that verl trains and evaluates on; see README.md."""
 
 from verl_videomtr.missing_packages import explain

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Reading annotation files (JSON, JSON lines, CSV, parquet) with errors that name the file and what is missing."""
 
 from __future__ import annotations

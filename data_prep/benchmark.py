@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """The paper's five benchmarks (and MLVU's dev set) -> rows to evaluate on, with the groups of their official tables."""
 
 from __future__ import annotations

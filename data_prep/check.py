@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Is a file of rows fit to train or evaluate on? Prints every problem; exits with 1 if there is one.
 
 A problem stops a run or makes its numbers wrong: broken rows, ids or indices that occur twice, evidence outside its

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Options and answers as the sources write them ("A. text", inline "(A) text", 0-based numbers, the option's text)."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """What all data commands share: their arguments, how they end, and how a failure reads."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Your own questions about your own videos (JSON, JSON lines, CSV or parquet) -> rows.
 
 Columns: `video`, `question`, `answer`; and where you have them `options`, `segments`, `duration_seconds`, `id`,

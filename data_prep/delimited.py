@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Text with separators (CSV as spreadsheets and pandas write it) -> records, or one error that names the line.
 
 Comma, semicolon or tab, whichever divides the header most. Quoting is strict: a quote that is left open swallows rows

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """What did not become a sample, and why: every record of a source is either written or listed here."""
 
 from __future__ import annotations

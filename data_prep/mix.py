@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Rows of several sources -> one shuffled training file without what is evaluated on, and whole videos held out."""
 
 from __future__ import annotations

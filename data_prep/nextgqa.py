@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """NExT-GQA's annotations -> training rows (spec: the paper's first source; Table 7).
 
 NExT-GQA (MIT licence) adds time spans to NExT-QA's val and test splits only, so those two are what a policy is

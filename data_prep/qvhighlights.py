@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """QVHighlights' annotations -> training rows, each query rewritten by a language model (the paper's second source).
 
 The relevance filter comes first, so that nothing is paid for a row that it would drop; the rows are the same in either

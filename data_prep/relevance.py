@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """How much of a video its evidence covers, and the filter that keeps questions whose evidence has to be looked for.
 
 Relevant ratio = seconds covered by the union of ground-truth segments / duration. The paper keeps ratio < 0.5 and

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """One declarative query -> a request to a language model -> a four-option question, or the reason why not.
 
 The paper's conversion (its second source): a suitability check and a rewrite in one request, the answer constrained to

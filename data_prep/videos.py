@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Which videos of a set of samples are there and open, how long they are, and whether the frames of a pool can be read.
 
 Files are opened in the frame path's own child processes, as in training: one that hangs or crashes its decoder is a

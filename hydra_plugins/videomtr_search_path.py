@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Hydra finds this by its place: it puts the package's groups on every application's search path.
 
 So `+videomtr=paper` composes on verl's stock trainer as soon as the package is installed.

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 # Sourced by each recipe's run.sh, which then calls: launch OVERRIDE...
 # It checks the configuration (videomtr doctor: seconds, no Ray, no weights) and starts verl's own trainer with the same
 # overrides. An error of the check ends it before a GPU is taken.

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Awkward videos of one sort: the container says something wrong or unusual of the frames it holds.
 
 Each is made for every codec and container that can show it. See `awkward_videos`.

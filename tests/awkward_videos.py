@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Videos as odd as real collections have them, made on the spot, with the frame's number burnt into every frame.
 
 Each entry of `KINDS` writes one file and says what is true of it: the burnt-in number and the time of every frame that

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """What the doctor's tests stand on: a tiny checkpoint, a few videos, and configurations that name them."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Runs of verl's own trainer for the end-to-end tests: data, base models and one command, in real processes."""
 
 from __future__ import annotations

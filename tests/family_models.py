@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Tiny models of several families, each with its own control tokens, chat format and processor classes.
 
     name -> Family: processor, architecture, size of a frame -> a folder that verl, vLLM and transformers load

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Coverage-guided fuzzing of `parse_action`: random bytes -> any broken promise ends the run.
 
     python tests/fuzz_actions.py [-runs=200000] [libFuzzer options]

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Coverage-guided fuzzing of what reads video files and cache files: damaged bytes -> any broken promise ends the run.
 
     python tests/fuzz_video.py entry|size|probe [-runs=20000] [libFuzzer options]

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Do the tests see faults? Plants one fault after the other in a copy of the package and runs the tests named for it.
 
     python tests/mutants.py [words of a fault's name ...]

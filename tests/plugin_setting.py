@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """What the plugin's unit tests stand on: verl's real agent-loop class and our own around a scripted server.
 
 No Ray, no vLLM, no video: the server answers from a list, and frames are made on the spot. Tokenizer, processor, chat

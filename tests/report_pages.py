@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """What the report's tests share: one record to change, and a page's data read back."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """An OpenAI-compatible server on the loopback that does what a test tells it, down to the bytes on the wire."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """vLLM's own OpenAI server on the CPU, for the tests that play against a real one."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Reading a response: every valid form, every way to be invalid, any text at all."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """The agent loop around verl's own class: what is returned, what is lost, and where rewards go."""
 
 from __future__ import annotations

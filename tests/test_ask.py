@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """`videomtr ask`: the timeline, what is said of each turn, and what a model may not do to a terminal."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """The asynchronous trainer modes on the CPU: two steps each, with the advantages of the core.
 
 `separate_async` moves weights between devices with an engine that verl ships for GPUs, NPUs and RDMA only

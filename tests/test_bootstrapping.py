@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """The exploration schedule: stages, the unbroken run, the cap, the end, and resuming."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Token arithmetic of an episode, by hand, and against the episode itself."""
 
 from __future__ import annotations

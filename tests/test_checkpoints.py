@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Which checkpoints count, which go and what is resumed from, over any number of processes; real folders."""
 
 from __future__ import annotations

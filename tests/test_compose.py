@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Composition of verl's configuration in this process: what main_ppo would get, and errors that name the override."""
 
 from __future__ import annotations

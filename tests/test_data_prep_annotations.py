@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Annotation files as they arrive: odd encodings, CSV dialects, broken quotes, and nesting without end."""
 
 import csv

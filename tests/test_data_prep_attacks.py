@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Records with anything at all in them: each becomes a row that trains and scores, is listed, or stops the command."""
 
 import json

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Benchmarks in the shapes they are published in, from small files written by hand, quirks included."""
 
 import json

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """NExT-GQA rows: the filter, every drop, and the paper's counts on the real validation files where they are at hand."""
 
 import csv

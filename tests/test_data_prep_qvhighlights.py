@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """QVHighlights rewrites against a real HTTP server that fails in every way that servers fail."""
 
 import asyncio

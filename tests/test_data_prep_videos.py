@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Rows against real video files: missing ones, broken ones, and intervals beyond the end."""
 
 import dataclasses

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """The rewrite against vLLM's own OpenAI server with structured output, on the CPU, with a model made here.
 
 The model is a Qwen2 whose weights make it a table: what it says next depends on its last token only. It likes to chat,

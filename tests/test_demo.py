@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """The demo's own plumbing: what it removes, how it stops, what it writes down, what it asks of a machine."""
 
 from __future__ import annotations

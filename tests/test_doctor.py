@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """What the doctor says of a whole configuration, of its installation and its machine; the report."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Batches and ranks: each finding beside the code of verl that fails as it says, and both silent once mended."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """The command: exit codes, JSON, and, slow, whole runs of it beside the run that it speaks of."""
 
 from __future__ import annotations

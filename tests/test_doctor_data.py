@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Rows, videos and cache: each finding beside the code that fails as it says."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """vLLM's own word on its arguments and on the sampling parameters: what it is asked, and what becomes of its answer."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Plausible faults of a configuration: each is found, and the remedy, typed as printed, ends the finding."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Lengths: each finding beside the episode, or the code of verl and vLLM, that runs into the limit; then mended."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """The model's files: each finding beside what fails as it says, and both silent once mended."""
 
 from __future__ import annotations

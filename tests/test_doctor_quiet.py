@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """The doctor is quiet on every shipped recipe and on plausible variations: one that cries wolf is not read."""
 
 from __future__ import annotations

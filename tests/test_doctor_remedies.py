@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """What the doctor and its neighbours tell one to type works, typed as printed."""
 
 from __future__ import annotations

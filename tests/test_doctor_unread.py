@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Keys that are set in vain: the table speaks of verl's own code, and each entry is said and unsaid."""
 
 from __future__ import annotations

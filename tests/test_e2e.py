@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """One short run of verl's own trainer with real vLLM, real video files and a taught tiny model; then its resumption.
 
 Everything is looked at from outside the product: a probe module loaded beside the plugin writes down what passes the

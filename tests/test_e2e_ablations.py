@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Each ablation is one override; a real run under it differs from the paper's where it should, and only there.
 
 What a run did is recorded turn by turn, so what the paper's reward and credit would have been on the very same

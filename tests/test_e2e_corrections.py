@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """KL in the reward and as a loss, entropy, and rollout correction, each seen in the numbers of one real run."""
 
 from __future__ import annotations

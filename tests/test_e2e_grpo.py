@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Without a critic: GRPO on verl's own synchronous trainer, with the plugin's loop and reward; contexts slide."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """A run whose process dies or stops ends by itself and says so; `python -m benchmarks.kills` does it to all of them."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """A run killed with SIGKILL goes on where its last whole checkpoint stands: exploration bootstrapping too."""
 
 from __future__ import annotations

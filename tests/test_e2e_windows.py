@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Episodes whose context slides, through verl's own trainer: one trajectory, several rows, one credit.
 
 K_max = 6 and w = 2: the fourth response is sampled without the first turn in its context, and so on. Each row must be

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """An episode by hand: what is shown, what it costs, and how it ends. The laws are in test_episode_laws.py."""
 
 from __future__ import annotations

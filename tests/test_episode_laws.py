@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Laws of the episode: any constants, any video, any responses."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """The registered estimator and what it reads beside verl's arguments: turns, bonus, accuracy, critic's values."""
 
 from __future__ import annotations

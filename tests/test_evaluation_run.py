@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """`videomtr eval` from the command line against a scripted server: numbers, resumption, failures, what is refused."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Tables of benchmarks in their published form, by hand: micro, macro, intervals by video, official files, two runs."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Exporting checkpoints that were made here in verl's form: shards of one and two ranks, a critic, adapters, damage."""
 
 from __future__ import annotations

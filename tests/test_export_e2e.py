@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Exports of checkpoints that verl's own trainer has written: two ranks, a critic, LoRA adapters."""
 
 from __future__ import annotations

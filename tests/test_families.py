@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Other base models through the whole loop: two steps of the real trainer with critic, reference and weight sync.
 
 Each is a tiny model of its family's own classes, tokens and chat format. Held for each: images inside the response,

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """The first-light kit: what needs no GPU, and a rehearsal of the whole."""
 
 import hashlib

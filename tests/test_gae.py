@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Credit assignment: hand examples, laws against plain loops and verl's own GAE, errors."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """What an engine is sent is what the chat template writes, for any family's processor and any size of frame."""
 
 from __future__ import annotations

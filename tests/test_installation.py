@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """The package as users get it: the wheel and the sdist in an environment of their own, beside old packages."""
 
 import os

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """verl's own saving and loading inside ours: what stays, what is resumed from, and what a failed save leaves.
 
 The trainer is the real one; its workers write real files, and one of them can run out of disk.

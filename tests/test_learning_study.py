@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """The study's books: what is complete is skipped, what was stopped goes on, and what is drawn is what was logged."""
 
 import json

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """The adapter inside the real lmms-eval, installed beside, against a scripted server."""
 
 from __future__ import annotations

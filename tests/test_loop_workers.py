@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Lost trajectories between verl's worker, a real TransferQueue and verl's replay buffers: none goes uncounted.
 
 The worker, the trainer and the queue are the real ones; only the language model's words are given.

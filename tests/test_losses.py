@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Losses are counted as what was asked for minus what is there, whoever reports what."""
 
 from __future__ import annotations

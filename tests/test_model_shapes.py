@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Parameter counts and cache sizes, held against transformers' classes and vLLM's cache formula."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """The planner's formulas, held against real frames, real processors, verl's own output and a real episode."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Prompt sets: what a template may name, and how a message is put together."""
 
 from __future__ import annotations

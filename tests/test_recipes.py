@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Every recipe and every override in the documentation: composes with verl's own files and passes the checks."""
 
 from __future__ import annotations

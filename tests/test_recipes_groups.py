@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """The Hydra groups that recipes are made of: what each changes, and that it changes nothing else."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """The SLURM script, with stand-ins for SLURM's two commands: real raylets on this machine join into one cluster."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """A run's lines: complete, with their credit, beside a run.json; and scored anew from themselves alone."""
 
 from __future__ import annotations

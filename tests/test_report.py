@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """`videomtr report`: what is read, chosen, counted and written. The page itself is tried in test_report_browser.py."""
 
 import base64

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """The report's page in a real browser: opened, filtered, compared, driven by keys, and given hostile lines."""
 
 import json

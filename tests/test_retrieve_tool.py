@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """The tool in verl's own `tool_agent` loop: real loop, template, tokens and video; only the model's words are given.
 
 A run of the trainer with a model that makes the calls itself is in test_retrieve_tool_e2e.py.

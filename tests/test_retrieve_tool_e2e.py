@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """GRPO with native tool calls: verl's stock `tool_agent` loop in the plugin's trainer, real vLLM, real video files."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """The reward: hand examples with their sums, laws, and the wrapper that verl calls."""
 
 from __future__ import annotations

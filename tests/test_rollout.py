@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """One player for every policy: what it shows, when it stops, what it keeps; without verl and torch."""
 
 from __future__ import annotations

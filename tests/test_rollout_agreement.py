@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """A run whose engine and actor read different contexts ends at its first step."""
 
 from __future__ import annotations

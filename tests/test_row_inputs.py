@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """What a row's images become for the forward pass, for any family; and what stands in where a row has none."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """The row schema: what a sample accepts, and that its rows survive parquet and verl's own dataset class."""
 
 import dataclasses

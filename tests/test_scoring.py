@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """A user's stock verl reward function can take the package's place."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """`video_mtr_separate_async` as far as one process goes: verl's trainer object, and what verl refuses it.
 
 verl ships engines for moving weights to other devices for GPUs, NPUs and RDMA only (verl/checkpoint_engine); whole

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """A chat policy against a server that records what it is sent: messages, pixels, windows, limits, drift, journal."""
 
 from __future__ import annotations

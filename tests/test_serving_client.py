@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Every way in which a server fails, row by row, against a server on the loopback that fails in that way."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Greedy, a served model plays what it plays in verl's own validation; and a server that is killed costs nothing."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """`videomtr eval` and `videomtr ask` against vLLM's own OpenAI server, on the CPU, with a tiny model."""
 
 from __future__ import annotations

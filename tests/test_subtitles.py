@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Subtitles of the frames shown, from hand-written SRT files; what an episode then says, and what is refused."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """The needle task: what is hidden stays hidden, what is drawn survives the codec, and a seed decides everything."""
 
 import hashlib

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """The tiny model: it loads like a checkpoint from the hub, its text survives, and teaching sees what rollouts see."""
 
 import random

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """The token side of an episode: every response is trained exactly where it was sampled, and nothing else is."""
 
 from __future__ import annotations

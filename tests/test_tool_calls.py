@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """An episode behind native tool calls: what a call returns, what it costs, and what an unusable one is told."""
 
 from __future__ import annotations

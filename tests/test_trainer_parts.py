@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """What the trainer modes add to verl's, each by itself: counters, mini-batches, schedule, rows of a batch."""
 
 from __future__ import annotations

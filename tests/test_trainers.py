@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """The plugin's trainer modes around verl's own steps, without Ray: what each override adds."""
 
 from __future__ import annotations

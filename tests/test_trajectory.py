@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """The record of an episode and the numbers that a step's records make."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Trajectory lines on disk: nothing announced is lost, a cut line is read around, another form is refused."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Two FSDP ranks and two vLLM replicas on the CPU, against one of each: the same values, advantages and updates.
 
 verl can keep the trajectories of a run and train on them again (skip.rollout_tq). The run with two ranks samples; the

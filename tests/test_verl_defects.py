@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """The faults of verl and TransferQueue that the plugin mends."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """verl's inside is what the plugin was built on; where it is not, a sentence says what has changed and who minds."""
 
 from __future__ import annotations

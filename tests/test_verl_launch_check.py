@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Contradictions end the launch before Ray starts: the callback that the groups name, on verl's own command."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Installing the package is enough: verl and Hydra find all of it, in fresh processes, Ray workers and from a wheel."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Configuration: what the groups compose to, and what is refused before a worker starts."""
 
 from __future__ import annotations

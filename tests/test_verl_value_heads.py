@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """The critic starts from the actor's weights, or not at all."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Every decoder on every awkward file: the right frames or an honest error, in time."""
 
 import logging

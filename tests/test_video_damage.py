@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Damaged bytes, where videos and cache files are read: an error of the right kind, or what was asked for."""
 
 import subprocess

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """The candidate pool: which frames, at which size, and that a sparse read equals a full one."""
 
 import awkward_videos as awkward

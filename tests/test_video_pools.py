@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Filling the cache beforehand: killed and taken up again, failures listed, the disk looked at first."""
 
 import json

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Sparse reads against a full sequential decode, over encoder settings drawn at random from a seed."""
 
 import random

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Real clips of public packages, where `python benchmarks/real_clips.py` has fetched them."""
 
 from pathlib import Path

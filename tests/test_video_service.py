@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """The async frame service: one opening per video, no stall of the loop, failures counted."""
 
 import asyncio

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Frames on their way to the inference server: arrays travel uncopied and give the same inputs as images do."""
 
 import pickle

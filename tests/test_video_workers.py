@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Decoding processes: reused, killed when stuck, replaced when they die, and gone when their parent is."""
 
 import asyncio

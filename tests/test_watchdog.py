@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """The watchdog ends a wait that will not end by itself, and says what it knows; its processes are real ones."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """verl's own trainer in a process of its own, on the CPU, for the end-to-end tests that are slow."""
 
 from __future__ import annotations

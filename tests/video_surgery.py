@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Changes to video files that recorders, cutters and repairers make by mistake: boxes renamed, tables rewritten."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Writes the examples of docs/doctor.md: the doctor's own output on one good and many broken configurations.
 
     python tests/write_doctor_examples.py

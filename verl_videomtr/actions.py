@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """What a policy does in one turn: response text -> Retrieve | Answer | Invalid.
 
 A response holds one thought and then one action, with free text around them:

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Whether an answer is right: predicted text and the sample's answer -> bool.
 
 Multiple choice is decided by the one option letter that the text names, numbers by value to two decimals, free text by

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Exploration bootstrapping: how often a batch retrieved -> the bonus of its retrieval actions.
 
 A base model that has never retrieved gets no gradient towards retrieving. So its retrieval actions are paid, whether

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """What an episode costs in tokens and frames: constants of the episode in, the rows it becomes out.
 
 A row is a prompt and the response behind it, as the trainer stores it. While all turns fit the window an episode is

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Which checkpoints of a folder are complete, which are kept, and what a run resumes from; folders only, no tensors.
 
 verl counts the checkpoints that one process has saved, drops the oldest before the new one is whole, and empties its

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """The `videomtr` command: a table of subcommands, each in its own module, imported only when it is used.
 
 A subcommand's module has `add_arguments(parser)` and `run(args) -> int` (the exit code). What a user or a file gets

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """How rewards become advantages: the forms by name and their constants, without torch. `gae` computes them."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """One episode: a question about a video, played in turns. Pool indices in, observations and turns out.
 
 No pixels and no tokens live here: a frame is its index in the candidate pool, a response is text, and whoever plays

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Credit assignment with two discounts: rewards at turn ends -> an advantage and a return for every token.
 
     turn level:   delta_k = r_k + gamma_turn * V(e_{k+1}) - V(e_k),  A_k = delta_k + gamma_turn * lam_turn * A_{k+1}

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """What became of the trajectories that were asked for: prompts in, counts of what never came out.
 
 The count is a difference: asked for, minus present when its prompt has ended. The workers' reports only give reasons,

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """What to say when a package that this one needs is not there, or too old to be imported: an ImportError -> one line.
 
 The requirement in the line is the installed distribution's own, so it is the one that pip would have followed.

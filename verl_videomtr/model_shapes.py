@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Sizes of a vision-language model, from its config.json alone: parameters, and bytes of its key-value cache.
 
 A config in, counts out; no weights, no torch. The counts are exact for Qwen2-VL, Qwen2.5-VL and Qwen3-VL (dense),

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """What a run needs, before it is launched: a run's sizes in, bytes, memory and time out.
 
 Bytes and tokens are formulas that the tests hold against real frames and real episodes. Memory and time are estimates:

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """The texts that a policy reads, kept in template files: values in, message parts out.
 
 A prompt set is one YAML file. The package ships some (`verl_videomtr/prompts/*.yaml`); a team that trains from a

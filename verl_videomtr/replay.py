@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """An episode played again from its own record: no video, no model, no configuration."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Stored trajectories scored anew: lines and a reward in, lines and what changed out. No data file, model or video.
 
 Each episode is played again from its own record first, so that what is scored is what the responses say, and a line

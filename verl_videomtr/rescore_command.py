@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """`videomtr rescore DIR [--preset NAME] [--set FIELD=VALUE ...] --out NEW`: stored lines under another reward."""
 
 from __future__ import annotations

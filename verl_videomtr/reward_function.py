@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """The reward function that a configuration or a `run.json` names, loaded without verl."""
 
 from __future__ import annotations

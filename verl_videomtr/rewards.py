@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """The gated, dual-level reward: what an episode did -> one reward per turn.
 
     R(tau) = 1{R_acc > 0} * sum_{k<K} (R_fms^k + R_format^k) + R_acc + R_format^K

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Playing one episode: a sample and a policy in, the finished episode out, whoever hosts the policy.
 
     sample -> open_episode -> Rollout -> play(rollout, policy): show a message, get a reply, until the episode ends

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """The sample: one question about one video, and the parquet row that carries it through verl.
 
     annotation files -> Sample -> write_rows -> parquet -> verl's RLHFDataset -> agent loop -> Sample.from_row

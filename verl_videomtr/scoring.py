@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Calling a reward function of verl's form on a finished episode: sample and record in, one reward per turn out.
 
 The function is the user's to choose (`reward.custom_reward_function`): the package's own rewards every turn, a stock

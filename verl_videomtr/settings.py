@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """The `videomtr` part of verl's configuration, read once and checked: DictConfig in, frozen dataclasses out."""
 
 from __future__ import annotations

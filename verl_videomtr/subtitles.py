@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Subtitles of the frames shown: SRT files in, the lines that are on screen at given times out.
 
 Video-MME's official rule: a model with subtitles gets those of its sampled frames, each once, in order. A cue covers

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """A batch's response tokens side by side: padded rows -> packed tokens and turns, and results back into rows.
 
 A row of a multi-turn batch is mostly observations and padding. Credit assignment works on the response tokens alone,

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """An episode played through native tool calls: a call's arguments in, a text and the pictures that stand before it out.
 
 The same game as behind `<retrieve>` tags (`episode.py`): pool, budget, spread, messages. What differs is who runs the

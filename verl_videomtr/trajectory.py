@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """The finished trajectory: what one episode was, earned and cost; and the numbers that a step's trajectories make.
 
 Plain values only, so that a record passes between processes, into a JSONL file and back unchanged. docs/records.md

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Trajectory lines on disk: records in, JSONL files out, and back; the one place that knows their names and form.
 
     DIR/run.json               what the lines were made with

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Which packages a run was made with: distribution names in, their installed versions out."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Ends a run that cannot go on: a process that it needs is dead, or nothing moves for too long.
 
 The trainer waits in its main thread, mostly inside libraries that know no time limit. A thread of its own looks at the

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Run the staged checks, shortest first; each in a process of its own with its own time limit.
 
     python -m benchmarks.first_light [--rehearse] [--out DIR] [--stages a,c,b,d,e]

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Stage a: bi-level GAE on the device: equal to the CPU's results, and timed against verl's one-level loop."""
 
 from __future__ import annotations

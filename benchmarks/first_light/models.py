@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Stage b: one update of actor and critic at their true shapes with random weights, padded and packed.
 
 Through transformers and the plugin's value head, bf16 throughout (weights, gradients, Adam's states), with gradient

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Stage c: the Qwen-VL image processor's patch arithmetic, made on the device, against the CPU's."""
 
 from __future__ import annotations

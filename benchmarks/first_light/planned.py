@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Stage d: what the planner foretold for exactly the cases of stage b, beside what was measured, as ratios."""
 
 from __future__ import annotations

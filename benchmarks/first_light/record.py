@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Results as they come: a dictionary -> one JSON line on the disk at once; all lines -> a Markdown table."""
 
 from __future__ import annotations

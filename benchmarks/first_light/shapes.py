@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Sizes of the models and trajectories that stages b and d share."""
 
 from __future__ import annotations

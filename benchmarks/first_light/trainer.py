@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Stage e: the demo's trainer for two steps, where verl, Ray and vLLM import; else it says what is missing."""
 
 from __future__ import annotations

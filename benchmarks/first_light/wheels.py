@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """What must be carried to a machine without a network: wheels of the GPU lock less what the machine has, in pieces.
 
     python -m benchmarks.first_light.wheels missing --have FREEZE [--skip 'nvidia-*'] > missing.txt

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """EgoSchema: the 500 questions of five options whose answers are public, about three-minute first-person clips.
 
 Read as a directory with the authors' `questions.json` and `subset_answers.json`, or as the Hugging Face parquet of the

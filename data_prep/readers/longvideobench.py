@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """LongVideoBench validation: 1,337 questions about 753 videos, in four classes of duration.
 
 Read as the authors' `lvb_val.json` or as the Hugging Face parquet, which pads its five option columns with "N/A". The

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """LVBench: 1,549 four-option questions about 103 videos of half an hour to two hours.
 
 Read as the authors' `video_info.meta.jsonl` (one video per line, its questions nested) or flat (parquet mirrors). The

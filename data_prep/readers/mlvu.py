@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """MLVU: nine test tasks with six options each, and the seven multiple-choice tasks of the dev set.
 
 Test is read as the authors' file (text answers), as the evaluation file of the Video-MTR repository (lettered options,

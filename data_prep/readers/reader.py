@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """What a benchmark's module has to offer, and how it finds its file."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Video-MME: 2,700 four-option questions about 900 videos, in three classes of duration.
 
 Read as a flat list (JSON, JSON lines, the Hugging Face parquet) or as the authors' template with the questions of a

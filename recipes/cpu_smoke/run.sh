@@ -1,4 +1,6 @@
 #!/usr/bin/env bash
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 # Two training steps on a CPU, in this directory: videos, an untaught tiny model, verl's trainer, a checkpoint.
 #   bash recipes/cpu_smoke/run.sh [override ...]
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)

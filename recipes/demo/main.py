@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """`make demo`: needles in video -> a tiny taught model -> verl's PPO trainer with this plugin -> a summary and a page.
 
     python -m recipes.demo.main [--device cpu|gpu] [--steps N] [hydra overrides ...]

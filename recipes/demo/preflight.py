@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Say before anything starts what this machine lacks. Standard library only: it runs before the environment exists.
 
 python recipes/demo/preflight.py --device cpu|gpu [--installed]

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """What a run starts and leaves behind: its processes end with it, and the shared memory that they made goes.
 
 Ray's and vLLM's processes outlive the trainer that started them when that is killed. While a run is watched, orphans

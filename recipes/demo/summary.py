@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """What a run came to: verl's metrics file in, a page for a person and `summary.json` out."""
 
 from __future__ import annotations

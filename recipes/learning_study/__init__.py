@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """The learning study: a tiny policy learns to look for needles in real video files, on two CPU cores."""
 
 import os

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """What the task yields to a policy that does not look where the question points: exact bounds, printed beside results.
 
     NeedleConfig, EpisodeConfig -> best accuracy of several kinds of policy

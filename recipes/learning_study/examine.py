@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Examine a tiny base model before any reinforcement: what it reads, what it does of its own accord, and its format.
 
     checkpoint -> held-out layouts, scripted contexts -> sampled responses -> table

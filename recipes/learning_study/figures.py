@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Figures of the study, made from the JSONL in the repository.
 
 python -m recipes.learning_study.figures --out docs/figures

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """The books of the sweep: a JSONL of metrics and a JSON of settings for every run, kept in the repository as it goes.
 
     results/<variant>_seed<S>.jsonl   {"step": n, "data": {...}}, one line per step, appended as the trainer logs it

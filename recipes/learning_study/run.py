@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """One run of the study: videos and base model if they are missing, verl's trainer, and its metrics into the repository.
 
     python -m recipes.learning_study.run full --seed 0

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """The sweep: every run of the study, one after the other, most telling first; what is complete is skipped.
 
     python -m recipes.learning_study.run_all [--max-minutes 60]

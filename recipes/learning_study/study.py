@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """What the study fixes: the task, the base model, the seeds, the training and the variants.
 
 A run is stock `verl.trainer.main_ppo` with `+videomtr=paper`, `COMMON` and its variant's overrides, and nothing else.

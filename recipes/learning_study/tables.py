@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Tables of the study, made from the JSONL in the repository: one line per run, seconds per phase, trajectories.
 
     python -m recipes.learning_study.tables runs|phases|trajectories

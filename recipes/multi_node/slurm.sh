@@ -1,4 +1,6 @@
 #!/usr/bin/env bash
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 # A Ray cluster over the nodes of a SLURM job, then the run on its first node.
 #   sbatch --nodes=2 recipes/multi_node/slurm.sh data.train_files=... data.val_files=... [override ...]
 # trainer.nnodes and trainer.n_gpus_per_node follow from the job. Raylets inherit the environment of the job (srun

@@ -1,4 +1,6 @@
 #!/usr/bin/env bash
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 # Submits the run to a Ray cluster as a job. The machine that submits needs Ray alone; every node of the cluster needs
 # verl and verl_videomtr installed, and the model, videos and caches at the same paths.
 #   RAY_ADDRESS=http://HEAD:8265 bash recipes/multi_node/submit.sh data.train_files=... [override ...]

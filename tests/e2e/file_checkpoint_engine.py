@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Weights from trainer to rollout through a file: verl's own engines for separate devices need GPUs, NPUs or RDMA.
 
 Registered as `file` through verl's `rollout.checkpoint_engine.custom_backend_module`, in the trainer and in every

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Teach a tiny model of any family in `family_models` the habits of `make_habitual_model`, through its own processor.
 
 python tests/e2e/make_family_model.py FAMILY OUT

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """A tiny model for the end-to-end test: pictures mean nothing to it, but it keeps the format, retrieves and answers.
 
     python tests/e2e/make_habitual_model.py OUT [MAX_TURNS]

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """A tiny model that calls a tool: its chat template shows tools, and it is taught to call one, then to answer.
 
     python tests/e2e/make_tool_model.py OUT

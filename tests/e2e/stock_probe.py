@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """What a test sees of a run: each step's batch behind verl's own `_compute_advantage`, written down and not changed.
 
 Works under every trainer mode, verl's and the plugin's: all of them end in that method of PPOTrainer.

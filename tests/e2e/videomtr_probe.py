@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """What the end-to-end test looks at from inside a real run: a trainer mode that records, and changes nothing.
 
 Loaded through VERL_USE_EXTERNAL_MODULES, beside the plugin, into every process of the run. Writes into the folder

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """vLLM's worker extension of the end-to-end test: the plugin's, and a way to see what vLLM holds.
 
 Its weights on request; and one file per prompt with the position ids that it computes for the prompt's tokens.

@@ -1,1 +1,3 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """One question about one video, played in the terminal as it happens."""

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """`videomtr ask`: one episode against a served model, in the terminal as it happens.
 
 videomtr ask holiday.mp4 "What does the man buy?" --option "a hat" --option "a boat"

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """An episode as a terminal shows it: a timeline of the frames looked at, the thought, the action, small pictures."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """How each benchmark's authors count, and what the paper reports for the same number of frames.
 
 Numbers: arXiv 2508.20478v2, accuracy in per cent. Counting: the benchmarks' own repositories and leaderboards.

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """`videomtr eval`: a file of questions played against a served model, and the tables of its benchmarks.
 
 Given trajectory lines in place of questions, it makes the same tables of what has been played before.

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """`videomtr compare`: two runs over the same questions, paired by question.
 
 videomtr compare runs/single_turn runs/three_turns

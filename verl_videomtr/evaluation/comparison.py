@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Two runs over the same questions: which answers changed, and whether that could be chance."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Whether the server's prompts were those that training would have seen: a journal in, a count and a phrase out."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Answers in the form that each benchmark's authors score: one file a benchmark, nothing guessed, nothing left out.
 
 A question without a valid answer gets the empty answer: LVBench's own scorer divides by the answers that it finds, so a

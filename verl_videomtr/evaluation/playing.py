@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Playing a file of questions against servers: samples in, one line each out, however many are in flight.
 
 An episode that fails is a line too. Only what makes every further request useless ends the run; what was answered

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Results of what was played before: an evaluation's folder, or a validation that verl's trainer has dumped."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """One line of an evaluation's trajectory file: what was played and earned, or why there is no episode."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Tables as Markdown, CSV and JSON: the same numbers three times."""
 
 from __future__ import annotations

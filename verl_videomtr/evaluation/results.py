@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """One question's result, as the tables read it: a trajectory's record in, a few plain values out."""
 
 from __future__ import annotations

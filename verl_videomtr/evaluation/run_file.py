@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """`run.json`: everything that moves a number, beside the numbers; and the one line that says it in a report."""
 
 from __future__ import annotations

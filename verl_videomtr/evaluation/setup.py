@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """What a run plays and how: overrides and a file of rows in, everything that moves a number out, checked.
 
 The configuration is training's own, composed from the same Hydra groups; sampling is verl's validation sampling

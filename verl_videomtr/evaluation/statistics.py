@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Intervals and tests over questions that share videos: the video is what is drawn, not the question.
 
 Questions of one video stand or fall together (Video-MME has 3 each, LVBench 15), so resampling questions would give

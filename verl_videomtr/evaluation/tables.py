@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Results -> the tables of their benchmarks: overall, by group, by how the episodes went. Nothing is printed here."""
 
 from __future__ import annotations

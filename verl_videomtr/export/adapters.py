@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """LoRA adapters of a checkpoint, merged into the weights that they adapt: W + alpha / r * B A, in float32.
 
 peft names them behind a prefix: `base_model.model.X.base_layer.weight`, `base_model.model.X.lora_A.default.weight`.

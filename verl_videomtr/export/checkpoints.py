@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Finding a checkpoint of verl and reading its model: one or many FSDP shards in, whole tensors by name out.
 
     RUN/checkpoints/global_step_24/actor/{fsdp_config.json, model_world_size_2_rank_0.pt, ..., huggingface/}

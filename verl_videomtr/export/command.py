@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """`videomtr export`: a run's checkpoint -> a model that vLLM, SGLang and transformers load, checked."""
 
 from __future__ import annotations

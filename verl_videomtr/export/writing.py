@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Writing a model in the hub's layout, loading it again as a server would, and comparing it with what was trained."""
 
 from __future__ import annotations

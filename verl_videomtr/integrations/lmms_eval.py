@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """The agent as a model of lmms-eval: its video tasks played as episodes against a served model.
 
 lmms_eval --model video_mtr --model_args "base_url=http://host/v1,out=runs/lmms,overrides=+videomtr/budget=b32" ...

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """The whole way of a report: runs -> facts of all -> chosen episodes -> thumbnails within the size -> the page."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """The first pass over all lines: facts, curves and heat maps of every episode, and what could not be read."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """`videomtr report PATH [PATH ...] --out FILE.html`: what the policy looked at, and why it was paid."""
 
 from __future__ import annotations

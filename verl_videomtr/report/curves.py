@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """A run's curves: verl's metrics file, or else the step's own trajectories -> series of (step, value) by chart."""
 
 from __future__ import annotations

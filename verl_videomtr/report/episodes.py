@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """One trajectory record -> what statistics need of it, and what the page shows of it.
 
 Records are untrusted and may be old or incomplete: what a record lacks is None on the page, and a value of another type

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Episodes, curves and tables -> the page: one HTML file that loads nothing, or a folder for very many episodes.
 
 The page's data are JSON in script blocks that the browser does not run. Its Content-Security-Policy names the one

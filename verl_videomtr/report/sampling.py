@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Which episodes a page shows: all, or a sample with whole groups, every step, and the same samples in every run."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Where a report's lines come from: folders and files -> runs, each with its trajectory files and its metrics.
 
 A run is a folder that holds trajectory lines; its `val` folder belongs to it. Files of other lines are left out and

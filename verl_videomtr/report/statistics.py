@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """A run's numbers from its records: tables with intervals, flips between two sets, where the policy looks.
 
 Everything here covers all records, also those that a page of bounded size does not show.

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Thumbnails for a page: the frames that its episodes were shown, small, within a budget of bytes.
 
 (video, pool size) -> frames from the run's frame cache, or from the video -> WebP as data. A frame that cannot be had

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """The arguments of every command that asks a served model, and the connections that they name."""
 
 from __future__ import annotations

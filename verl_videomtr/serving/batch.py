@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Many independent requests to one server, a bounded number at once."""
 
 from __future__ import annotations

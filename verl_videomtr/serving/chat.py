@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """A policy behind a chat endpoint: an episode's messages in, its replies out, each in the journal before it is used.
 
 The server renders the whole conversation anew for every turn. Where it reports token ids, turns are compared: a prompt

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """One request and its answer, with patience for what passes and none for what does not: bytes out, a completion in.
 
     attempt -> answer | passing failure: wait, try again | refusal: never this request | AskError: no request at all

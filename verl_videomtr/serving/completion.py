@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """A chat completion as it comes from the wire: bytes in, a checked answer out. Nothing of it is believed unseen."""
 
 from __future__ import annotations

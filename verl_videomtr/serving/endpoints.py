@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """What servers say of themselves before a run, and whether they render earlier turns as they were written."""
 
 from __future__ import annotations

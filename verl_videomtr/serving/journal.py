@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """The answers that were paid for, one JSON line each, on disk before they are used.
 
 A killed run loses at most the requests in flight: the next run reads the journal and asks only for what is missing.

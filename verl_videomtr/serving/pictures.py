@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Frames as a server gets them: pool indices in, encoded data URLs out, each encoded once and off the event loop.
 
     Picture (a frame's name) -> read from the pool -> encode -> JSON text of a data URL, shared by all who send it

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Where and how a server is asked, and the three ways in which it does not answer."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """The agent loop `video_mtr`: a dataset row in, one trajectory with a reward on every turn out.
 
 A trajectory is one row of token ids, or several where its context slides: one for each segment (see `token_policy`).

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """A training batch's rows with the trajectories that they belong to: verl's keys, tags and `extra_fields` in."""
 
 from __future__ import annotations

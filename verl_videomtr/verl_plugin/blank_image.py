@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """A blank image for micro-batches that hold none, so that every parameter takes part in every backward pass.
 
 Padding rows hold no image. With several ranks, FSDP waits for a parameter that one rank does not use. verl's own

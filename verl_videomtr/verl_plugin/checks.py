@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Contradictions in a configuration, found before a worker starts: config in, one clear error out."""
 
 from __future__ import annotations

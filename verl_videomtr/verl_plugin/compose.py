@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """verl's trainer configuration, composed in this process: Hydra overrides in, what `main_ppo` would be given out.
 
 It is the composition of `python -m verl.trainer.main_ppo <overrides>`: verl's own `ppo_trainer`, the groups of this

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """A trainer that counts what is lost: in every mode, in training and in validation, whoever lost it."""
 
 from __future__ import annotations

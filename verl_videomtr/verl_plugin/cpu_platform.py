@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """verl on machines without a GPU: imported only under VERL_PLATFORM=cpu.
 
 FSDP2 over gloo, Ray's logical "GPU" resource and vLLM's CPU build. Two of the adaptations replace functions of the

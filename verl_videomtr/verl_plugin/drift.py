@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Whether an installed verl still is what the plugin was built on: source files in, plain sentences out.
 
 The files are read, not imported: so it takes a second, sees what verl ships and not what a running plugin has put in

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """The advantage estimator `bi_level_gae`, as verl calls it.
 
 verl hands a registered estimator the rewards and the mask only. The critic's values, the turns and the bonus reach it

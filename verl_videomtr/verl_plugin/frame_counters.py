@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """What the workers' frame services did in a step: counts since each worker's start in, the step's own out."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """How a model's processor writes an image in tokens, found by asking it: image sizes in, token ids out.
 
 A chat template writes one short mark for an image, which the processor expands to as many tokens as the image takes.

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """A trainer whose checkpoints are kept, counted and resumed over restarts, and survive a failed save."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Contradictions found when `main_ppo` starts, before Ray does: a Hydra callback that the groups of this package name.
 
 Inside the cluster the same checks run once more, for launchers that bring their configuration another way. Those that

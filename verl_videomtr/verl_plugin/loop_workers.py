@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """verl's agent-loop manager and workers, with a ledger of what was asked for and a pulse of what became of it.
 
 Named by `actor_rollout_ref.rollout.agent.agent_loop_manager_class`. Whatever agent loop a row names plays in these

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Optimizer steps counted in trajectories where a trajectory has several rows.
 
 verl cuts mini-batches of a number of rows. Where the context slides that number of trajectories has more rows, so it

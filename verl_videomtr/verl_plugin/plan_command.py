@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """`videomtr plan`: what a launch would need, from its overrides alone. No verl, no Ray, no weights.
 
 videomtr plan +videomtr/recipe=paper videomtr/budget=b64

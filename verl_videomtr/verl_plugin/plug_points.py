@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """What of verl the plugin is built on, one entry for each part that is no public interface; `drift` compares them.
 
 The plugin subclasses, wraps and replaces these. Whoever makes it rely on another part of verl adds it here.

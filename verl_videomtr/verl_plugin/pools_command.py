@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """`videomtr pools [OVERRIDE ...]`: fill the frame cache of a launch before it is launched.
 
 It takes the overrides that `main_ppo` will get, so that what it fills is what the run asks for: the rows of

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """The Ray actors of a run as the watchdog sees them: alive or not, answering or not, and where they log."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Processors that verl 0.9.1 refuses: any that transformers has for a model that generates text from images.
 
 verl.utils.hf_processor knows seven classes by name and makes None of every other, so that a vision-language model

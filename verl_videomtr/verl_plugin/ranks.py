@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Which models a step trains or asks, and among how many ranks each divides the rows.
 
 Models that spread a row over different numbers of GPUs (Ulysses sequence parallelism) have different numbers of

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """The lines of a training run: a step's trajectories with their credit, its losses, and validations, in and on disk."""
 
 from __future__ import annotations

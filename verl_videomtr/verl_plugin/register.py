@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Register everything with verl: the target of the `verl.plugins` entry point. Importing this module is enough.
 
 verl imports plug-ins while it is itself half imported, in each of its dozen processes, and logs a failing one at

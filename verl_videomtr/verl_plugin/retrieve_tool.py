@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """The tool `retrieve_frames` for verl's stock `tool_agent` loop: a native call in, frames and a text out.
 
 verl makes an instance of a tool for every call, so the state of an episode cannot live there: it lives in the

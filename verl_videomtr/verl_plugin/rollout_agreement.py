@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Whether the engine that samples and the actor that is trained read the same: a first step's metrics in, or an error.
 
 Both compute the probability of every sampled token. Where they read different contexts (images expanded twice, other

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """What a training row's images become for the model's forward pass: images and the row's ids in, named tensors out.
 
 verl decodes a row, drops its special tokens and sends the text through the processor once more. Processors that count

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """What a training run's lines were made with: verl's configuration in, the content of `run.json` out."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """The exploration bonus of a training run: a batch's trajectories in, bonus and metrics out; kept in checkpoints."""
 
 from __future__ import annotations

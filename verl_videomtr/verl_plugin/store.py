@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """TransferQueue, in which verl keeps trajectories: the one module of the plugin that touches it."""
 
 from __future__ import annotations

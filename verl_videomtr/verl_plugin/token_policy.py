@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """The policy as verl samples it: messages and sampled responses in, segments of token ids out.
 
 A segment is a prompt and everything behind it, which becomes one training row. While the context only grows, an

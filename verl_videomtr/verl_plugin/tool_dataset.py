@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """The data set of the stock `tool_agent` loop: the rows of the `video_mtr` loop, with the overview before the question.
 
     parquet row -> raw_prompt that carries its sample -> (in the agent-loop worker) opening messages with pictures

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """verl's trainers with the method's credit assignment and bootstrapping: `video_mtr_sync` and its asynchronous kin.
 
 The mixin adds to verl's steps and replaces none: verl's own `_compute_advantage` runs, inside a context from which the

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """How a model's responses end and what its chat template writes behind one, read off the template.
 
 Families differ in both: Qwen ends a message with `<|im_end|>` and a line end, GLM with nothing but the next role's

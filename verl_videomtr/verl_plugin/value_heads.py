@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Value models for PPO's critic on vision-language models, and a loader that cannot lose weights silently.
 
 transformers 5.9 has a token-classification class for hardly any of these models, so one is made from whatever class

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Faults of verl 0.9.1 that stop a multimodal PPO run, repaired in the processes that hold the models.
 
 Each function states the fault, where it is, and what replaces it. Imported when verl's workers are.

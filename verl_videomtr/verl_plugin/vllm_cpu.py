@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """vLLM's CPU build as a rollout engine whose weights are replaced after every step.
 
 Named in `actor_rollout_ref.rollout.engine_kwargs.vllm.worker_extension_cls` by the `cpu` group.

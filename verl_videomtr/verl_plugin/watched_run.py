@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """A trainer with a watchdog: which processes it needs, what it is doing, and how it ends when it cannot go on."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """The frame cache: pools on disk, shared by processes and machines, filled as frames are first asked for.
 
 (video content, pool config, decoder and versions, form) -> key -> one file per pool. A frame is read from whatever file

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """One cached pool on disk: a file that fills up with frames and says of each byte of them whether it is whole.
 
 Layout: prefix (magic, key, number of frames, header length and CRC) | frame table | header (JSON) | frames, in the

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Opening a file as a file: one regular local file, a known container, a known codec, one video stream.
 
 FFmpeg picks a demuxer by content. An HLS playlist or a concat list named `.mp4` would make it read other files or the

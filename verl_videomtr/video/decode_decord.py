@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Frames with decord 0.6, which never says which frame it returned.
 
 It reads packets, not presentation: edit lists, transport streams and gaps make it return wrong frames without a word.

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Exact frames with PyAV, which carries its own FFmpeg.
 
 `decode_sparse` seeks to the key frame before each wanted frame and, on the way to it, lets the decoder drop frames

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Frames with torchcodec in its exact mode. Needs torch and FFmpeg's shared libraries (see `decode_workers`)."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """The child process that opens and decodes files.
 
     python -m verl_videomtr.video.decode_worker FD SECONDS BYTES [MODULE]

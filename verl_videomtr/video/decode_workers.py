@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Decoding in child processes that live on from file to file and are killed when a file holds them up.
 
 A decoder that hangs, crashes or leaks takes its child with it and nothing else; the common case pays a round trip

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """The decoders by name, what `auto` means, and the rule that no frame is served whose time was not checked.
 
 Each decoder is a function (plan, rows, tick) -> frames. `auto` is PyAV reading only what the wanted frames depend on,

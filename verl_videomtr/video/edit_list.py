@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """The edit list of a track of an MP4: which stretches of it are shown, in which order and how fast.
 
 FFmpeg follows a list that cuts the start or the end, or begins with a pause, and nothing beyond: of several stretches

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """What can be wrong with a video, as types: a caller counts, skips or stops by class, and reads one line that says why.
 
 Every failure of the frame path raises a `VideoError`; there are no empty results and no black frames.

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """What has threads, locks or child processes begins anew after a fork: the fork has none of them but their traces."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """`videomtr frames VIDEO [OVERRIDE ...]`: what the policy would see of a video, as a table, an npz or a contact sheet.
 
 Without a range, the overview that opens an episode; with one, what a retrieval of that range brings back. With a

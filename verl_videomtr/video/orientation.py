@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """How a stored picture is turned and mirrored to be shown upright: a frame's display matrix -> one of eight."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """What a packet says of itself beyond its container's flags: where decoding starts clean, and where data are lost.
 
 Containers mark key frames for seeking, and lose nothing that they know of. The streams themselves say more: H.264 which

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Which frames of a video make its candidate pool: path -> probe -> the plan that a decoder follows.
 
 Frame i is the real frame shown nearest to the middle of the i-th of M equal parts of the video.

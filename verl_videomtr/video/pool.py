@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """The candidate pool of one video: M frames, each with its index and its true time, read when they are asked for.
 
 A pool belongs to the bytes that were at its path when it was opened. A file that was only touched or fetched again is

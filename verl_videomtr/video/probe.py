@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Probe: everything about a video but its pixels, in one pass over its packets and one decoded frame.
 
 The packets carry the presentation time of every frame and say where the key frames are, which is what an exact and

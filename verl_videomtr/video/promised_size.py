@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """How many bytes a file says that it has: one cut short still opens in most containers, and plays as if whole."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Frames for an agent loop: hundreds of episodes on one event loop, a few videos decoding beside it.
 
 path -> open pool (kept in an LRU) -> frames, with nothing blocking the loop. Cached frames are read by threads of their

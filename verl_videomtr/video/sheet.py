@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """A contact sheet: frames in reading order, each with its pool index and its time."""
 
 from __future__ import annotations

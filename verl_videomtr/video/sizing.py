@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Which size a frame is served at: the model's own grid, aspect kept, pixels bounded."""
 
 from __future__ import annotations

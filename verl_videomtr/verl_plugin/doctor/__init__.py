@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """`videomtr doctor`: would this configuration run, and if not, where would it stop and what corrects it?
 
     overrides -> compose -> Case -> one module of checks per subject -> Findings -> lines or JSON

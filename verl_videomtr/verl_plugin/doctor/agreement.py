@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Do the parts of the configuration agree? verl's own checks, the plugin's, and the trainer's constructor."""
 
 from __future__ import annotations

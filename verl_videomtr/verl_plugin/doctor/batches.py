@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Do the batches divide over the GPUs? Rows of a step, mini-batches, micro-batches, sequence and tensor parallelism.
 
 A step has train_batch_size * rollout.n trajectories. verl pads its rows to a multiple of both mini-batches and of the

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """What the checks look at: the configuration, and what was loaded or measured for it, each once."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """`videomtr doctor [overrides...]`: the report on stdout; exit code 0 without errors, 1 with, 2 if nothing composes."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Can the data be read? Rows, their number, a sample of the videos, and room for the cache."""
 
 from __future__ import annotations

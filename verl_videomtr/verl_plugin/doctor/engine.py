@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Would vLLM take its arguments and the sampling parameters? Asked of vLLM itself, in a process of its own.
 
 The parent makes the questions (`questions`), the fresh process answers them (`answer`): there vLLM's own command line,

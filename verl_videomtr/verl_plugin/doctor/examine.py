@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """All checks of one configuration, in the order in which a run would meet them."""
 
 from __future__ import annotations

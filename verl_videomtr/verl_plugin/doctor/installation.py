@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Are the packages the ones that this runs on, and does verl find the plugin, here and in a process of its own?"""
 
 from __future__ import annotations

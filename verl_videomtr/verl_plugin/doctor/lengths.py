@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Do the limits hold the longest episode? Tokens of prompt, response, context and micro-batch; images of a request.
 
 What a full episode needs comes from `budget`, with the lengths that were measured on this model, data and prompts (or

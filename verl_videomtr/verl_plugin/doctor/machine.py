@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Does this machine have what the configuration asks for? GPUs and their memory, flash-attn, shared memory."""
 
 from __future__ import annotations

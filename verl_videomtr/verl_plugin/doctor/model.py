@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Can this model be trained so? Its processor, value head and chat template, and what its texts and frames cost.
 
 The policy's config, tokenizer and processor are loaded through verl's own HFModelConfig; weights are not touched.

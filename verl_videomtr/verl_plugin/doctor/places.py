@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """What the run writes and goes on from: folders, which are tried, room for checkpoints, and the one it resumes."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """What an episode costs with one model, measured: texts and frames in, tokens out.
 
 Messages are rendered with verl's Continuous Token builder, made and called as the agent loop does, from the prompts of

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Does the reward function answer? It is called as the agent loop calls it, on an episode that answers right and on one
 that answers nothing."""
 

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """What is set and read by nothing: keys without effect under this trainer, and keys that occur nowhere in verl.
 
 A key is looked at where it differs from verl's own configuration.

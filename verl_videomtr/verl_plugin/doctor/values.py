@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Values with which a run goes on and learns nothing, or stops late: bounds, and settings that exclude each other."""
 
 from __future__ import annotations

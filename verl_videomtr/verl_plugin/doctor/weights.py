@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Are a checkpoint's weights whole? Shards that its index names, and the length that each file states of itself."""
 
 from __future__ import annotations
