@@ -49,8 +49,9 @@ CLIENT, CHAT, EXPORT = "test_serving_client.py", "test_serving_chat.py", "test_e
 TABLES, EVAL = "test_evaluation_tables.py", "test_evaluation_run.py"
 ROLLOUT, HEADS = "test_rollout.py", "test_verl_value_heads.py"
 
-_SAVES = (
-    '        self.schedule.save(Path(self.config.trainer.default_local_dir) / f"global_step_{self.global_steps}")\n'
+_BESIDE, _MODELS = (
+    "            self.save_beside(folder)\n",
+    "            with self._verl_keeps_all():\n                super()._save_checkpoint()\n",
 )
 
 FAULTS = (
@@ -164,9 +165,8 @@ FAULTS = (
           (PARTS, TRAINERS)),
     Fault("another folder's schedule is resumed", "verl_plugin/trainers.py",
           'Path(trainer.resume_from_path) if trainer.resume_mode == "resume_path" else folder', "folder", (TRAINERS,)),
-    Fault("the schedule is saved behind verl's announcement", "verl_plugin/trainers.py",
-          f"{_SAVES}        super()._save_checkpoint()\n", f"        super()._save_checkpoint()\n{_SAVES}",
-          (TRAINERS,)),
+    Fault("the schedule is saved behind verl's announcement", "verl_plugin/kept_checkpoints.py",
+          _BESIDE + _MODELS, _MODELS + _BESIDE, (TRAINERS,)),
     Fault("the warm-up pads for the actor", "verl_plugin/trainers.py",
           "self.config.trainer.critic_warmup <= self.global_steps", "True", (TRAINERS,)),
     Fault("verl's step runs outside the context", "verl_plugin/trainers.py",

@@ -16,6 +16,7 @@ import ray
 from doctor_setting import Composed
 from omegaconf import open_dict
 
+from verl_videomtr import checkpoints
 from verl_videomtr.checkpoints import SAVING_MARK, TRACKER
 
 GRPO = ["+videomtr=paper", "+videomtr/ablation=grpo"]
@@ -95,12 +96,36 @@ def test_a_full_disk_loses_nothing_that_was_complete_and_says_what_to_do(make_tr
     trainer.actor_rollout_wg.full = True
     with pytest.raises(RuntimeError, match=r"step 2 could not be saved.*step 1 is complete; make room there") as caught:
         save(trainer, 2)
+    assert "No space left on device" in str(caught.value)
     assert isinstance(caught.value.__cause__, OSError)
     assert steps_of(trainer) == [1]
     after = make_trainer(keep=1)
     after._load_checkpoint()
     assert after.global_steps == 1
     assert after.actor_rollout_wg.loaded[0].endswith("global_step_1/actor")
+
+
+@pytest.mark.parametrize("full_for", ["mark_saving", "the schedule", "mark_complete"])
+def test_a_disk_that_is_full_for_the_plugins_own_files_is_named_too(make_trainer, monkeypatch, full_for):
+    trainer = make_trainer()
+    save(trainer, 1)
+
+    def refuse(*_args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    owner, name = (trainer.schedule, "save") if full_for == "the schedule" else (checkpoints, full_for)
+    monkeypatch.setattr(owner, name, refuse)
+    with pytest.raises(
+        RuntimeError, match=r"step 2 could not be saved in .*No space left on device\); step 1 is compl"
+    ):
+        save(trainer, 2)
+    assert steps_of(trainer) == [1]
+
+
+def test_a_folder_that_cannot_be_made_is_named(make_trainer, tmp_path):
+    (tmp_path / "checkpoints").write_text("a file")
+    with pytest.raises(RuntimeError, match=r"could not be saved in \S+/checkpoints, .*there is no complete one"):
+        save(make_trainer(), 1)
 
 
 def test_a_run_killed_while_saving_resumes_from_the_step_before_with_its_schedule(make_trainer, monkeypatch):

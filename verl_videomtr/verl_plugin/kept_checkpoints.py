@@ -24,20 +24,26 @@ logger = logging.getLogger(__name__)
 class KeptCheckpoints(PPOTrainer):
     """Marks a checkpoint while verl writes it, and removes older ones itself, once the new one is complete."""
 
+    def save_beside(self, folder: Path) -> None:
+        """Write what belongs to a checkpoint beside the models; called before verl's own saving."""
+
     def _save_checkpoint(self) -> None:
+        root, step = self._checkpoint_root, self.global_steps
+        folder = checkpoints.step_folder(root, step)
         if self.config.actor_rollout_ref.actor.get("checkpoint", {}).get("async_save", False):
+            self.save_beside(folder)
             super()._save_checkpoint()  # complete at a time of its own: verl keeps the count
             return
-        root, step = self._checkpoint_root, self.global_steps
-        checkpoints.mark_saving(root, step)
         keep = self._numbers_to_keep()
         try:
+            checkpoints.mark_saving(root, step)
+            self.save_beside(folder)
             with self._verl_keeps_all():
                 super()._save_checkpoint()
             checkpoints.mark_complete(root, step)
         except Exception as error:
-            message = self._say_unsaved(root, step)
-            self._remove_everywhere([checkpoints.step_folder(root, step)])
+            message = self._say_unsaved(root, step, error)  # before the half is removed: how full the disk was
+            self._remove_everywhere([folder])
             raise RuntimeError(message) from error
         self._remove_everywhere(checkpoints.plan_removal(root, step, keep=keep))
 
@@ -98,15 +104,23 @@ class KeptCheckpoints(PPOTrainer):
         ray.get([worker.__ray_call__.remote(lambda _: checkpoints.remove(paths)) for worker in self._training_workers])
         logger.info("removed %s", ", ".join(map(str, paths)))
 
-    def _say_unsaved(self, root: Path, step: int) -> str:
+    def _say_unsaved(self, root: Path, step: int, error: Exception) -> str:
         complete = [one for one in checkpoints.list_complete(root, self._checkpoint_parts) if one != step]
         last = f"step {complete[-1]} is complete" if complete else "there is no complete one"
+        # Ray puts the worker's traceback before the error itself.
+        cause = str(error).strip().splitlines()[-1:] or [type(error).__name__]
         return (
-            f"the checkpoint of step {step} could not be saved in {root}, which has "
-            f"{shutil.disk_usage(root).free / 2**30:.1f} GiB free; {last}; make room there, or lower "
-            "trainer.max_actor_ckpt_to_keep and max_critic_ckpt_to_keep (one more is on disk while saving), and start "
-            "the run again with trainer.resume_mode=auto"
+            f"the checkpoint of step {step} could not be saved in {root}, where {_say_free(root)} are free "
+            f"({cause[0][:300]}); {last}; make room there, or lower trainer.max_actor_ckpt_to_keep and "
+            "max_critic_ckpt_to_keep (one more is on disk while saving), and start the run again with "
+            "trainer.resume_mode=auto"
         )
+
+
+def _say_free(path: Path) -> str:
+    there = next(folder for folder in (path, *path.parents) if folder.exists())
+    free = shutil.disk_usage(there).free
+    return f"{free / 2**30:.1f} GiB" if free >= 2**30 else f"{free / 2**20:.1f} MiB"
 
 
 def metrics_file(trainer: DictConfig) -> Path:

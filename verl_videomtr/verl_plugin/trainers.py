@@ -175,10 +175,8 @@ class VideoMTRMixin(CountedRun, KeptCheckpoints):
         else:
             self.recorder.record_validation_losses(reports, step=self.global_steps)
 
-    def _save_checkpoint(self) -> None:
-        # Before verl's own: it announces the checkpoint as complete at its end.
-        self.schedule.save(Path(self.config.trainer.default_local_dir) / f"global_step_{self.global_steps}")
-        super()._save_checkpoint()
+    def save_beside(self, folder: Path) -> None:
+        self.schedule.save(folder)
 
     def _load_checkpoint(self) -> None:
         super()._load_checkpoint()
