@@ -82,23 +82,19 @@ def role_of(process: psutil.Process) -> str:
 
 def kill_one(run: Path, data: Path, base: Path, *, role: str, number: signal.Signals, rng: random.Random) -> Outcome:
     """Start a run, send one signal, and wait for its end."""
-    from e2e_trainer import command_of, environment_of
+    from trainer_runs import command_of, environment_of
 
     run.mkdir(parents=True)
     overrides = [
-        "trainer.v1.trainer_mode=video_mtr_sync", "trainer.resume_mode=disable", "trainer.save_freq=1",
-        "trainer.max_actor_ckpt_to_keep=1", "trainer.max_critic_ckpt_to_keep=1",
-        "actor_rollout_ref.rollout.engine_kwargs.vllm.worker_extension_cls="
-        "verl_videomtr.verl_plugin.vllm_cpu.CPUWorkerExtension",
+        "trainer.save_freq=1", "trainer.max_actor_ckpt_to_keep=1", "trainer.max_critic_ckpt_to_keep=1",
         "data.train_batch_size=4", "trainer.total_training_steps=100000", "trainer.total_epochs=100000",
         f"videomtr.stall_minutes={STALL_MINUTES}", f"videomtr.phase_minutes={STALL_MINUTES}",
     ]  # fmt: skip
-    environment = environment_of(run)
-    environment["VERL_USE_EXTERNAL_MODULES"] = "verl_videomtr.verl_plugin.register"
+    command = command_of(run, *overrides, data=data, model=base, probe=None)
     log = run / "train.log"
     with log.open("wb") as file:
         process = subprocess.Popen(
-            command_of(run, base, data, *overrides), cwd=ROOT, env=environment, stdout=file, stderr=subprocess.STDOUT
+            command, cwd=ROOT, env=environment_of(run, None), stdout=file, stderr=subprocess.STDOUT
         )
     try:
         moment = wait_for_moment(process, run, rng)
@@ -171,7 +167,7 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, help="folder for the runs' logs; by default they go")
     arguments = parser.parse_args()
     sys.path.insert(0, str(ROOT / "tests"))
-    from e2e_trainer import make_base_model, make_data
+    from trainer_runs import build_model, make_data
 
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     cases = [(role, number) for role in ROLES for number in (signal.SIGKILL, signal.SIGSTOP)]
@@ -185,7 +181,7 @@ def main() -> None:
             role, number = plan[place % len(plan)]
             run = folder / f"{place:02d}_{role.replace(' ', '_')}_{number.name}"
             outcome = kill_one(
-                run, data, make_base_model(), role=role, number=number, rng=random.Random(f"{arguments.seed} {place}")
+                run, data, build_model(), role=role, number=number, rng=random.Random(f"{arguments.seed} {place}")
             )
             with arguments.out.open("a") as file:
                 file.write(json.dumps(dataclasses.asdict(outcome)) + "\n")

@@ -109,12 +109,11 @@ def hook() -> None:
 def run(folder: Path, *, steps: int, batch: int) -> float:
     """Train in `folder`; return the seconds that the steps took."""
     sys.path.insert(0, str(ROOT / "tests"))
-    from e2e_trainer import command_of, environment_of, make_base_model, make_data, read_metrics
+    from trainer_runs import build_model, command_of, environment_of, make_data, read_metrics
 
     data = make_data(folder / "data", num_train=steps * batch)
-    command = command_of(
-        folder, make_base_model(), data, f"data.train_batch_size={batch}", f"trainer.total_training_steps={steps}"
-    )
+    overrides = (f"data.train_batch_size={batch}", f"trainer.total_training_steps={steps}")
+    command = command_of(folder, *overrides, data=data, model=build_model())
     train_counted(folder, command, environment_of(folder))
     return sum(entry["timing_s/step"] for entry in read_metrics(folder).values())
 

@@ -39,15 +39,12 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     folder = tmp_path_factory.mktemp(request.param)
     train(
         folder,
-        "+videomtr=paper",
-        "+videomtr/device=cpu",
-        "+videomtr/model=tiny",
         f"trainer.v1.trainer_mode={request.param}",
         f"data.train_batch_size={BATCH}",
         "trainer.total_training_steps=2",
         *MODES[request.param],
-        data=make_data(folder / "data", 4 * BATCH),
-        model=build_model("make_habitual_model.py"),
+        data=make_data(folder, num_train=4 * BATCH),
+        model=build_model(),
         probe="stock_probe",
     )
     return request.param, folder

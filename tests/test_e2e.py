@@ -8,16 +8,17 @@ estimator, and the test reads that, the checkpoints and the logs.
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 import torch
-from e2e_trainer import ROOT, make_base_model, make_needles, read_metrics, replace_fields, train
 from safetensors.torch import load_file
+from trainer_runs import ROOT, build_model, make_data, read_metrics, train
 
 from benchmarks.real_clips import fetch
 from verl_videomtr import cli
-from verl_videomtr.sample import write_rows
+from verl_videomtr.sample import read_rows, write_rows
 from verl_videomtr.trajectory_files import list_files, read_file, step_file
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
@@ -39,24 +40,24 @@ OVERRIDES = (
 
 @pytest.fixture(scope="module")
 def base_model() -> Path:
-    return make_base_model()
+    return build_model()
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Synthetic rows, one real clip where the package index can be reached, and one file that is no video."""
-    folder = tmp_path_factory.mktemp("data")
-    rows = make_needles(folder / "needles", num_train=2 * BATCH)
-    (folder / "needles" / "broken.mp4").write_bytes(b"this is not a video" * 100)
+    folder = make_data(tmp_path_factory.mktemp("data"), num_train=2 * BATCH)
+    rows = read_rows(folder / "train.parquet")
+    (folder / "broken.mp4").write_bytes(b"this is not a video" * 100)
     for place in (0, BATCH):
-        rows[place] = replace_fields(rows[place], sample_id=f"broken-{place}", video="broken.mp4")
+        rows[place] = dataclasses.replace(rows[place], sample_id=f"broken-{place}", video="broken.mp4")
     clip = REAL_CLIP
     if not clip.exists():
         fetch(clip.parent)
     if clip.exists():
-        (folder / "needles" / "bikes.mp4").write_bytes(clip.read_bytes())
+        (folder / "bikes.mp4").write_bytes(clip.read_bytes())
         for place in (1, BATCH + 1):
-            rows[place] = replace_fields(
+            rows[place] = dataclasses.replace(
                 rows[place],
                 sample_id=f"bikes-{place}",
                 video="bikes.mp4",
@@ -74,14 +75,15 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(tmp_path_factory: pytest.TempPathFactory, base_model: Path, data: Path) -> Path:
     """Two steps."""
     folder = tmp_path_factory.mktemp("run")
-    train(folder, base_model, data, *OVERRIDES, "trainer.total_training_steps=2", "trainer.resume_mode=disable")
+    train(folder, *OVERRIDES, "trainer.total_training_steps=2", data=data, model=base_model)
     return folder
 
 
 @pytest.fixture(scope="module")
 def resumed(run: Path, base_model: Path, data: Path) -> Path:
     """Two steps more, from the checkpoint."""
-    train(run, base_model, data, *OVERRIDES, "trainer.total_training_steps=4", "trainer.resume_mode=auto")
+    overrides = (*OVERRIDES, "trainer.total_training_steps=4", "trainer.resume_mode=auto")
+    train(run, *overrides, data=data, model=base_model)
     return run
 
 

@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 import torch
-from e2e_trainer import make_base_model, make_needles, read_metrics, replace_fields, train
+from trainer_runs import build_model, make_data, read_metrics, train
 
 from verl_videomtr.gae import Credit, assign_credit
 from verl_videomtr.rewards import RewardConfig, turn_rewards
-from verl_videomtr.sample import write_rows
+from verl_videomtr.sample import read_rows, write_rows
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(3000)]
 
@@ -54,9 +54,9 @@ ABLATIONS = {
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The first half of each video is its evidence: each retrieval of this policy then changes the IoU, up or down."""
-    folder = tmp_path_factory.mktemp("data")
-    rows = make_needles(folder / "needles", num_train=BATCH)
-    rows = [replace_fields(row, segments=((0.0, row.duration_seconds / 2),)) for row in rows]
+    folder = make_data(tmp_path_factory.mktemp("data"), num_train=BATCH)
+    rows = read_rows(folder / "train.parquet")
+    rows = [dataclasses.replace(row, segments=((0.0, row.duration_seconds / 2),)) for row in rows]
     write_rows(folder / "train.parquet", rows)
     return folder
 
@@ -70,10 +70,10 @@ def run_of(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Callable[[st
         if name not in runs:
             folder = tmp_path_factory.mktemp(name)
             train(
-                folder, make_base_model(), data, *_overrides(name), f"data.train_batch_size={BATCH}",
+                folder, *_overrides(name), f"data.train_batch_size={BATCH}",
                 # However often the policy retrieves, its first batch is paid.
                 "videomtr.bootstrap.cold_start_rate=1.0", "videomtr.bootstrap.target_rate=1.0",
-                "trainer.total_training_steps=1", "trainer.resume_mode=disable",
+                "trainer.total_training_steps=1", data=data, model=build_model(),
             )  # fmt: skip
             runs[name] = folder, torch.load(folder / "step_1.pt", weights_only=False)
         return runs[name]

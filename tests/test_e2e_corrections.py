@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from e2e_trainer import make_base_model, make_data, read_metrics, train
+from trainer_runs import build_model, make_data, read_metrics, train
 
 from verl_videomtr.gae import bi_level_gae
 
@@ -23,7 +23,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
     data = make_data(tmp_path_factory.mktemp("data"), num_train=2 * BATCH)
     train(
-        folder, make_base_model(), data, f"data.train_batch_size={BATCH}",
+        folder, f"data.train_batch_size={BATCH}",
         # Large steps, so that the second one is far from the reference.
         "actor_rollout_ref.actor.optim.lr=3e-3",
         "algorithm.use_kl_in_reward=true", f"algorithm.kl_ctrl.kl_coef={KL_IN_REWARD}",
@@ -35,7 +35,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "actor_rollout_ref.rollout.top_p=0.9",
         "algorithm.rollout_correction.rollout_rs=token_k1",
         "algorithm.rollout_correction.rollout_rs_threshold=1.012_3.0",
-        "trainer.total_training_steps=2", "trainer.resume_mode=disable",
+        "trainer.total_training_steps=2", data=data, model=build_model(),
     )  # fmt: skip
     return folder
 

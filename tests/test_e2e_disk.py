@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from e2e_trainer import make_base_model, make_data, read_metrics, read_trajectories, train
+from trainer_runs import build_model, make_data, read_metrics, read_trajectories, train
 
 from verl_videomtr.checkpoints import SAVING_MARK, TRACKER, list_complete
 
@@ -35,8 +35,9 @@ def mount(*arguments: str) -> subprocess.CompletedProcess:
 
 def train_to(run: Path, data: Path, *, step: int, keep: int) -> str:
     return train(
-        run, make_base_model(), data, f"data.train_batch_size={BATCH}", f"trainer.total_training_steps={step}",
+        run, f"data.train_batch_size={BATCH}", f"trainer.total_training_steps={step}",
         "trainer.save_freq=1", "trainer.resume_mode=auto", *(key.format(keep) for key in KEEP),
+        data=data, model=build_model(),
     )  # fmt: skip
 
 

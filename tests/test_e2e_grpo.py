@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from e2e_trainer import make_base_model, make_data, train
+from trainer_runs import build_model, make_data, train
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(1500)]
 
@@ -21,11 +21,11 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
     data = make_data(tmp_path_factory.mktemp("data"), num_train=2 * PROMPTS)
     train(
-        folder, make_base_model(max_turns=MAX_TURNS), data,
-        "+videomtr/ablation=grpo", f"actor_rollout_ref.rollout.n={GROUP}", f"data.train_batch_size={PROMPTS}",
+        folder, "+videomtr/ablation=grpo", f"actor_rollout_ref.rollout.n={GROUP}", f"data.train_batch_size={PROMPTS}",
         f"videomtr.episode.max_turns={MAX_TURNS}", "videomtr.episode.initial_frames=6",
         "actor_rollout_ref.actor.use_kl_loss=false",
-        "trainer.total_training_steps=2", "trainer.resume_mode=disable",
+        "trainer.total_training_steps=2",
+        data=data, model=build_model("make_habitual_model.py", str(MAX_TURNS)),
     )  # fmt: skip
     return folder
 

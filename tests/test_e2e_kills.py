@@ -10,7 +10,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from e2e_trainer import make_base_model, make_data
+from trainer_runs import build_model, make_data
 
 from benchmarks.kills import STALL_MINUTES, kill_one
 
@@ -35,7 +35,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ],
 )
 def test_a_run_without_one_of_its_processes_ends_and_says_which(tmp_path, data, role, number, says):
-    outcome = kill_one(tmp_path / "run", data, make_base_model(), role=role, number=number, rng=random.Random(0))
+    outcome = kill_one(tmp_path / "run", data, build_model(), role=role, number=number, rng=random.Random(0))
     assert outcome.seconds is not None, "the run had to be ended"
     assert outcome.seconds < (60 if number == signal.SIGKILL else 60 * STALL_MINUTES + 60)
     assert re.search(says, outcome.said), outcome.said

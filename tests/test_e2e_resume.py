@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from e2e_trainer import make_base_model, make_data, read_metrics, read_trajectories, train
+from trainer_runs import build_model, make_data, read_metrics, read_trajectories, train
 
 from verl_videomtr.bootstrapping import BootstrapConfig, ExplorationBootstrap, Stage
 
@@ -29,7 +29,7 @@ OVERRIDES = (
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Killed in step 3; killed again while checkpoint 4 is being written; then left to end."""
-    base = make_base_model()
+    base = build_model()
     data = make_data(tmp_path_factory.mktemp("data"), num_train=2 * BATCH)
     folder = tmp_path_factory.mktemp("run")
     checkpoints = folder / "checkpoints"
@@ -39,15 +39,13 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         return announced.is_file() and announced.read_text().strip() == str(step)
 
     # verl writes a step's metrics after its checkpoint.
-    train(
-        folder, base, data, *OVERRIDES, "trainer.resume_mode=disable",
-        kill_when=lambda: is_announced(2) and 2 in read_metrics(folder),
-    )  # fmt: skip
+    train(folder, *OVERRIDES, data=data, model=base, kill_when=lambda: is_announced(2) and 2 in read_metrics(folder))
     assert is_announced(2)
     half_written = checkpoints / "global_step_4" / "videomtr_state.json"
-    train(folder, base, data, *OVERRIDES, "trainer.resume_mode=auto", kill_when=half_written.is_file)
+    goes_on = (*OVERRIDES, "trainer.resume_mode=auto")
+    train(folder, *goes_on, data=data, model=base, kill_when=half_written.is_file)
     assert is_announced(3), "the plugin's state must be there before verl announces the checkpoint as complete"
-    train(folder, base, data, *OVERRIDES, "trainer.resume_mode=auto")
+    train(folder, *goes_on, data=data, model=base)
     return folder
 
 

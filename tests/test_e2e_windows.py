@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from e2e_trainer import make_base_model, make_data, read_metrics, train
+from trainer_runs import build_model, make_data, read_metrics, train
 from transformers import AutoProcessor
 
 from verl_videomtr.gae import bi_level_gae
@@ -34,7 +34,7 @@ WINDOWS = (
 
 @pytest.fixture(scope="module")
 def base_model() -> Path:
-    return make_base_model(max_turns=MAX_TURNS)
+    return build_model("make_habitual_model.py", str(MAX_TURNS))
 
 
 @pytest.fixture(scope="module")
@@ -47,10 +47,10 @@ def run(tmp_path_factory: pytest.TempPathFactory, base_model: Path, data: Path) 
     """Two steps of two mini-batches each, played by two agent-loop workers."""
     folder = tmp_path_factory.mktemp("run")
     train(
-        folder, base_model, data, *WINDOWS,
+        folder, *WINDOWS,
         f"data.train_batch_size={BATCH}", f"actor_rollout_ref.actor.ppo_mini_batch_size={BATCH // 2}",
-        f"critic.ppo_mini_batch_size={BATCH // 2}", "trainer.total_training_steps=2", "trainer.resume_mode=disable",
-        "trainer.save_freq=2", "actor_rollout_ref.rollout.agent.num_workers=2",
+        f"critic.ppo_mini_batch_size={BATCH // 2}", "trainer.total_training_steps=2",
+        "trainer.save_freq=2", "actor_rollout_ref.rollout.agent.num_workers=2", data=data, model=base_model,
     )  # fmt: skip
     return folder
 

@@ -20,22 +20,21 @@ from verl_videomtr.verl_plugin.value_heads import load_value_model
 pytestmark = [pytest.mark.slow, pytest.mark.e2e, pytest.mark.timeout(1800)]
 
 RANK, ALPHA = 4, 12
-COMMON = ("+videomtr=paper", "+videomtr/device=cpu", "+videomtr/model=tiny", "data.train_batch_size=8")
 
 
 @pytest.fixture(scope="module")
 def base() -> Path:
-    return build_model("make_habitual_model.py")
+    return build_model()
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_data(tmp_path_factory.mktemp("export") / "data", 8)
+    return make_data(tmp_path_factory.mktemp("export") / "data", num_train=8)
 
 
 def run(folder: Path, base: Path, data: Path, *overrides: str) -> Path:
     train(
-        folder, *COMMON, "trainer.total_training_steps=1", "trainer.save_freq=1", *overrides,
+        folder, "data.train_batch_size=8", "trainer.total_training_steps=1", "trainer.save_freq=1", *overrides,
         data=data, model=base, probe="stock_probe",
     )  # fmt: skip
     return folder

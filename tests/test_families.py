@@ -8,17 +8,13 @@ engine and actor agree, vLLM holds the trained weights, and a row says what the 
 
 from __future__ import annotations
 
-import hashlib
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-from e2e_trainer import CACHE, ROOT, make_data, read_metrics, train
 from family_models import FAMILIES
 from safetensors.torch import load_file
+from trainer_runs import build_model, make_data, read_metrics, train
 from verl.utils.tokenizer import get_processor_token_id
 
 from verl_videomtr.verl_plugin.image_tokens import ImageTokens
@@ -29,22 +25,6 @@ BATCH = 8
 LOG_PROB_BOUND = 1e-3
 GRIDS = {"qwen3_vl": (16, 2), "qwen3_vl_moe": (16, 2), "gemma4": (16, 3)}
 """Side of a patch, and how many patches a side make a visual token; 14 and 2 elsewhere."""
-
-
-def _base_model(family: str) -> Path:
-    scripts = [ROOT / "tests" / name for name in ("family_models.py", "e2e/make_family_model.py")]
-    scripts += [ROOT / "recipes/learning_study/tiny_model.py", ROOT / "verl_videomtr/prompts/tiny.yaml"]
-    digest = hashlib.sha256(b"".join(script.read_bytes() for script in scripts)).hexdigest()
-    target = CACHE / f"{family}_{digest[:12]}"
-    if not target.exists():
-        path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
-        subprocess.run(
-            [sys.executable, str(scripts[1]), family, str(target)],
-            cwd=ROOT,
-            env={**os.environ, "PYTHONPATH": path},
-            check=True,
-        )
-    return target
 
 
 @pytest.fixture(scope="module")
@@ -60,14 +40,14 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     patch, merge = GRIDS.get(family, (14, 2))
     px = FAMILIES[family]().frame_px
     train(
-        folder, _base_model(family), data,
+        folder,
         f"videomtr.video.pool.size=[{px},{px}]", f"videomtr.video.pool.patch_px={patch}",
         f"videomtr.video.pool.merge={merge}", "videomtr.video.pool.max_tokens=128",
         "data.max_prompt_length=1536", "data.max_response_length=1536",
         "actor_rollout_ref.rollout.max_model_len=3072", "algorithm.use_kl_in_reward=true",
         "actor_rollout_ref.actor.checkpoint.save_contents=[model,optimizer,extra,hf_model]",
         f"data.train_batch_size={BATCH}", "trainer.save_freq=2", "trainer.total_training_steps=2",
-        "trainer.resume_mode=disable",
+        data=data, model=build_model("make_family_model.py", family),
     )  # fmt: skip
     return family, folder
 

@@ -23,7 +23,7 @@ PROBABILITY_BOUND = 1e-3
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two steps of the synchronous trainer."""
     folder = tmp_path_factory.mktemp("tool")
-    data = make_data(folder / "data", 2 * BATCH)
+    data = make_data(folder / "data", num_train=2 * BATCH)
     # A whole group of the first step is lost: its video is none.
     rows = read_rows(data / "train.parquet")
     (data / "broken.mp4").write_bytes(b"this is not a video" * 100)
@@ -31,10 +31,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = build_model("make_tool_model.py")
     train(
         folder,
-        "+videomtr=paper",
         "+videomtr/loop=tool_agent",
-        "+videomtr/device=cpu",
-        "+videomtr/model=tiny",
         f"videomtr.prompts={ROOT / 'tests/e2e/tool_prompts.yaml'}",
         f"data.train_batch_size={BATCH}",
         f"actor_rollout_ref.rollout.n={GROUP}",

@@ -12,9 +12,8 @@ import time
 from pathlib import Path
 
 import pytest
-from e2e_trainer import ROOT
 from served import free_port, serve
-from trainer_runs import build_model, train
+from trainer_runs import ROOT, build_model, make_needles, train
 
 from verl_videomtr.cli import main
 from verl_videomtr.trajectory_files import read_file
@@ -27,41 +26,22 @@ GREEDY = "actor_rollout_ref.rollout.val_kwargs.temperature=0"
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("equal") / "data"
-    subprocess.run(
-        [sys.executable, "-m", "data_prep.synthetic", "--out", str(folder), "--seed", "3", "--num-train", "8"]
-        + [
-            "--num-val",
-            str(NUM_ROWS),
-            "--num-test",
-            "4",
-            "--pool-size",
-            "64",
-            "--num-scenes",
-            "4",
-            "--num-distractors",
-            "3",
-        ],
-        cwd=ROOT,
-        check=True,
-    )
-    return folder
+    return make_needles(tmp_path_factory.mktemp("equal") / "data", num_train=8, num_val=NUM_ROWS, seed=3)
 
 
 @pytest.fixture(scope="module")
 def model() -> Path:
-    return build_model("make_habitual_model.py")
+    return build_model()
 
 
 @pytest.fixture(scope="module")
 def validated(data: Path, model: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
     folder = tmp_path_factory.mktemp("verl")
     train(
-        folder, "+videomtr=paper", "+videomtr/device=cpu", "+videomtr/model=tiny", "data.train_batch_size=8",
-        "trainer.val_only=true", "trainer.val_before_train=true", GREEDY,
-        f"videomtr.dump.dir={folder / 'lines'}", data=data, model=model, probe="stock_probe",
+        folder, "data.train_batch_size=8", "trainer.val_only=true", "trainer.val_before_train=true", GREEDY,
+        data=data, model=model, probe="stock_probe",
     )  # fmt: skip
-    (path,) = (folder / "lines" / "val").glob("step_*.jsonl")
+    (path,) = (folder / "trajectories" / "val").glob("step_*.jsonl")
     return read_file(path).played
 
 

@@ -7,11 +7,10 @@ from __future__ import annotations
 import json
 
 import pytest
-from e2e_trainer import make_base_model, make_needles
 from served import serve
+from trainer_runs import build_model, make_data
 
 from verl_videomtr.cli import main
-from verl_videomtr.sample import write_rows
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
@@ -22,15 +21,13 @@ GREEDY = "actor_rollout_ref.rollout.val_kwargs.temperature=0"
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("served") / "needles"
-    write_rows(folder / "rows.parquet", make_needles(folder, num_train=NUM_ROWS))
-    return folder
+    return make_data(tmp_path_factory.mktemp("served"), num_train=NUM_ROWS)
 
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory):
     log = tmp_path_factory.mktemp("server") / "server.log"
-    with serve(make_base_model(), log) as (url, _):
+    with serve(build_model(), log) as (url, _):
         yield url
 
 
@@ -42,7 +39,7 @@ def greedy(data, url, tmp_path_factory):
 
 
 def evaluate(data, out, url, *extra):
-    command = ["eval", str(data / "rows.parquet"), "--base-url", url, "--out", str(out), "--timeout", "120"]
+    command = ["eval", str(data / "train.parquet"), "--base-url", url, "--out", str(out), "--timeout", "120"]
     return main([*command, *OVERRIDES, f"videomtr.video.root={data}", *extra])
 
 

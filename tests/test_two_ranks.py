@@ -33,7 +33,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def actor() -> Path:
-    return build_model("make_habitual_model.py")
+    return build_model()
 
 
 def load_actor(path: Path) -> torch.nn.Module:
@@ -59,16 +59,13 @@ def critic(folder: Path, actor: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def data(folder: Path) -> Path:
-    return make_data(folder / "data", len(STEPS) * BATCH)
+    return make_data(folder / "data", num_train=len(STEPS) * BATCH)
 
 
 def run(folder: Path, num_ranks: int, *, data: Path, actor: Path, critic: Path) -> list[dict]:
     where = folder / f"ranks_{num_ranks}"
     train(
         where,
-        "+videomtr=paper",
-        "+videomtr/device=cpu",
-        "+videomtr/model=tiny",
         f"critic.model.path={critic}",
         f"actor_rollout_ref.actor.optim.lr={LEARNING_RATE}",
         f"critic.optim.lr={LEARNING_RATE}",

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Teach a tiny model of any family in `family_models` the habits of `make_habitual_model`, through its own processor.
 
-python tests/e2e/make_family_model.py FAMILY OUT
+python tests/e2e/make_family_model.py OUT FAMILY
 """
 
 import random
@@ -63,7 +63,7 @@ def label_responses(ids, tokenizer, end_token):
     return labels
 
 
-def main(name, out):
+def main(out, name):
     torch.manual_seed(0)
     torch.set_num_threads(1)
     rng = random.Random(0)
