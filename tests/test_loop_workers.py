@@ -23,6 +23,8 @@ from omegaconf import OmegaConf, open_dict
 from plugin_setting import ANSWER, Server, make_sample
 from verl.experimental.agent_loop.agent_loop import AgentLoopMetrics, AgentLoopOutput
 
+from verl_videomtr.watchdog import RunEndedError, Watchdog
+
 pytest_plugins = ["plugin_setting"]
 
 
@@ -209,6 +211,22 @@ class Sleeper:
     def pid(self) -> int:
         return os.getpid()
 
+    def sleep(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+
+@ray.remote(num_cpus=0)
+class Trainer:
+    """An actor that waits for another one, under a watchdog."""
+
+    def wait(self, sleeper: ray.actor.ActorHandle) -> None:
+        watchdog = Watchdog(
+            stall_seconds=None, phase_seconds=1, find=list, waiting=str, advice=lambda: "start again", look_seconds=0.1
+        )
+        watchdog.start()
+        with watchdog.guard(patience_seconds=lambda _: 0.0), watchdog.during("the policy's update"):
+            ray.get(sleeper.sleep.remote(60))
+
 
 def wait_until(condition, seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
@@ -232,6 +250,12 @@ def test_a_killed_actor_is_seen_with_its_pid_and_its_log(queue):
     assert re.fullmatch(rf"pid {pid} on [\d.]+, its log: /\S+-{pid}\.err", process.where())
     assert process.look().cause.startswith("its worker process has died")
     assert "Some common causes" not in process.look().cause
+
+
+def test_the_end_is_told_where_the_trainer_waits_for_ray(queue):
+    # Ray raises a KeyboardInterrupt of its own in place of the one that a signal raised.
+    with pytest.raises(RunEndedError, match=r"nothing has moved for 1 s during the policy's update.*start again"):
+        ray.get(Trainer.remote().wait.remote(Sleeper.remote()))
 
 
 def test_a_trainer_that_stands_still_is_ended_by_a_worker(queue):

@@ -32,10 +32,6 @@ class RunEndedError(RuntimeError):
     """The run cannot go on; the message says what was waited for, which process is at fault and where its log is."""
 
 
-class _Interrupt(KeyboardInterrupt):
-    """What is raised in the thread that waits: event loops, and whoever catches every Exception, let it pass."""
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Health:
     """What one look at a process found."""
@@ -119,6 +115,9 @@ class Watchdog:
         self._over = threading.Event()
         self._dismissed = threading.Event()
         self._verdict: str | None = None
+        """Why the run ends, once it does."""
+        self._is_due = False
+        """It is still to be raised in the thread that waits."""
         self._guarding = False
         self._thread = threading.Thread(target=self._watch, name="videomtr-watchdog", daemon=True)
 
@@ -141,12 +140,16 @@ class Watchdog:
         self._guarding = True
         try:
             yield
-        except _Interrupt as interrupt:
+        except KeyboardInterrupt:
+            if self._verdict is None:
+                raise
+            # Ray raises one of its own in place of that which a signal raised in its code.
             self.stop()
-            raise RunEndedError(str(interrupt)) from None
+            raise RunEndedError(self._verdict) from None
         except Exception as error:
             self.stop()
-            message = self.say_dead(patience_seconds=patience_seconds(error))
+            # A library may have made an error of the interruption.
+            message = self._verdict or self.say_dead(patience_seconds=patience_seconds(error))
             if message is not None:
                 raise RunEndedError(message) from error
             raise
@@ -249,16 +252,17 @@ class Watchdog:
         return ", ".join(name for name, _ in self._phases) or "the start"
 
     def _interrupt(self, *_: object) -> None:
-        if self._verdict is not None and self._guarding and not self._over.is_set():
-            verdict, self._verdict = self._verdict, None
-            raise _Interrupt(verdict)
+        """Raise what event loops, and whoever catches every Exception, let pass."""
+        if self._is_due and self._guarding and not self._over.is_set():
+            self._is_due = False
+            raise KeyboardInterrupt(self._verdict)
 
     def _end(self, message: str) -> None:
         """Raise in the thread that waits, again where a library swallowed it; at last end the process from here."""
         deadline = time.monotonic() + self._unwind_seconds
         while self._waiter is threading.main_thread() and time.monotonic() < deadline:
             if not self._over.is_set():
-                self._verdict = message
+                self._verdict, self._is_due = message, True
                 signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
             if self._dismissed.wait(self._unwind_seconds / 10):
                 return
