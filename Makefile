@@ -15,7 +15,7 @@ help: ## show this list
 install: $(INSTALLED) ## make .venv from the locked, hashed requirements
 
 # Written last, so that an interrupted installation starts over.
-$(INSTALLED): requirements/$(DEVICE).lock requirements/tools.lock setup.py requirements/base.in
+$(INSTALLED): requirements/$(DEVICE).lock requirements/tools.lock pyproject.toml requirements/base.in
 	$(PYTHON) recipes/demo/preflight.py --device $(DEVICE)
 	rm -f .venv/.installed-*
 	$(PY) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv

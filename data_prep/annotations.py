@@ -170,7 +170,7 @@ def _json_lines(path: Path) -> list[Any]:
 def _parquet_records(path: Path) -> list[dict[str, Any]]:
     try:
         table = pq.ParquetFile(path).read()
-        records = table.to_pylist()
+        records: list[dict[str, Any]] = table.to_pylist()
     except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
         raise AnnotationError(f"cannot read it ({error}); expected a parquet file; {path}") from error
     repeated = sorted({name for name in table.column_names if table.column_names.count(name) > 1})

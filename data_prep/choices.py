@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from data_prep.drops import Dropped, text_of
-from verl_videomtr.sample import LETTERS
+from verl_videomtr.answers import LETTERS
 
 _INLINE_OPTIONS = (re.compile(r"\n\s*\(([A-Z])\)\s*"), re.compile(r"\n\s*([A-Z])[).:]\s+"))
 _LETTER = re.compile(r"^\(?([A-Za-z])\)?[.:]?$")

@@ -13,7 +13,8 @@ from pathlib import Path, PurePosixPath
 
 from data_prep.drops import DropList
 from data_prep.videos import Probed, keep_openable
-from verl_videomtr.sample import LETTERS, Sample, is_url, write_rows
+from verl_videomtr.answers import LETTERS
+from verl_videomtr.sample import Sample, is_url, write_rows
 
 SHOWN_IDS = 3
 MAX_SHOWN = 100

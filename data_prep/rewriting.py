@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from data_prep.choices import check_distinct, letter_of_either, strip_letters
 from data_prep.drops import Dropped
-from verl_videomtr.sample import LETTERS
+from verl_videomtr.answers import LETTERS
 
 NUM_OPTIONS = 4
 INSTRUCTIONS = """\

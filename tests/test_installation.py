@@ -2,18 +2,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """The package as users get it: the wheel and the sdist in an environment of their own, beside old packages."""
 
+import email
 import os
 import re
 import shutil
 import subprocess
 import sys
 import sysconfig
+import zipfile
 from importlib.metadata import requires, version
 from pathlib import Path
 
 import awkward_videos as awkward
 import pytest
 
+import verl_videomtr
 from verl_videomtr.missing_packages import explain
 
 ROOT = Path(__file__).parents[1]
@@ -73,6 +76,30 @@ def built(tmp_path_factory):
     subprocess.run([sys.executable, "-c", make, folder], cwd=tree, check=True, capture_output=True)
     (wheel,) = folder.glob("*.whl")
     return {"sdist": sdist, "wheel": wheel}
+
+
+def test_the_wheel_made_of_the_sdist_says_what_it_is_and_carries_its_data(built):
+    with zipfile.ZipFile(built["wheel"]) as wheel:
+        names = set(wheel.namelist())
+        (said,) = (name for name in names if name.endswith(".dist-info/METADATA"))
+        metadata = email.message_from_bytes(wheel.read(said))
+        entries = wheel.read(said.replace("METADATA", "entry_points.txt")).decode()
+    assert metadata["Version"] == verl_videomtr.__version__
+    assert metadata["License-Expression"] == "Apache-2.0"
+    assert set(metadata.get_all("Provides-Extra")) == {"decord", "dev", "docs", "vllm"}
+    needed = metadata.get_all("Requires-Dist")
+    assert "verl<0.10,>=0.9.1" in needed
+    assert 'verl[vllm]; extra == "vllm"' in needed
+    assert not any("-r " in need for need in needed)
+    assert "[verl.plugins]\nvideomtr = verl_videomtr.verl_plugin.register" in entries
+    carried = [
+        path for path in (ROOT / "verl_videomtr").rglob("*") if path.suffix in (".yaml", ".js", ".css", ".typed")
+    ]
+    assert len(carried) > 40
+    missing = {str(path.relative_to(ROOT)) for path in carried} - names
+    assert not missing
+    assert "hydra_plugins/videomtr_search_path.py" in names
+    assert not any(name.startswith(("tests/", "recipes/", "benchmarks/")) for name in names)
 
 
 @pytest.fixture(scope="module", params=["wheel", "sdist"])

@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
@@ -49,8 +50,8 @@ def test_task_of_lmms_eval_is_played_and_scored_by_its_own_rule(tmp_path):
     info = beside / "adapter-0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: adapter\nVersion: 0\n")
-    entry = next(line for line in (ROOT / "setup.py").read_text().splitlines() if "lmms_eval.models" in line)
-    (info / "entry_points.txt").write_text("[lmms_eval.models]\n" + entry.split('"')[3] + "\n")
+    (entry,) = (entry for entry in entry_points(group="lmms_eval.models") if "verl_videomtr" in entry.value)
+    (info / "entry_points.txt").write_text(f"[lmms_eval.models]\n{entry.name} = {entry.value}\n")
     make = ["-m", "data_prep.synthetic", "--out", str(tmp_path / "data"), "--num-train", "4", "--num-val", "4"]
     subprocess.run([sys.executable, *make, "--num-test", "4", "--pool-size", "64"], cwd=ROOT, check=True)
     videos = sorted((tmp_path / "data").rglob("*.mp4"))

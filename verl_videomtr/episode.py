@@ -11,6 +11,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from verl_videomtr.actions import Action, Answer, Invalid, InvalidKind, Retrieve, parse_action
 from verl_videomtr.prompts import Prompts
@@ -325,7 +326,7 @@ class Episode:
         last = self.turns[-1].action if self.turns else None
         return last.text if isinstance(last, Answer) else None
 
-    def record(self) -> dict:
+    def record(self) -> dict[str, Any]:
         """Describe the finished episode in plain values: what rewards, metrics and reports read of it.
 
         It can be played again from these values alone (`replay`); docs/records.md says what each is.
@@ -364,7 +365,7 @@ class Episode:
             "stop_reason": self.stop_reason.value if self.stop_reason else None,
         }
 
-    def _observe(self, kind: str, frames: Sequence[int], **values) -> Observation:
+    def _observe(self, kind: str, frames: Sequence[int], **values: Any) -> Observation:
         turns_left = self.config.max_turns - len(self.turns)
         if self.frames_shown + len(frames) > self.config.frame_budget:
             raise AssertionError(

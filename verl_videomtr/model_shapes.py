@@ -159,7 +159,9 @@ class ModelShape:
         return patches * self.channels * self.temporal_patch * self.patch_px**2 * 4
 
 
-def _config(family: str, text: tuple[int, int, int, int, int, int], vision: dict[str, Any], *, tied: bool) -> dict:
+def _config(
+    family: str, text: tuple[int, int, int, int, int, int], vision: dict[str, Any], *, tied: bool
+) -> dict[str, Any]:
     names = ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "intermediate_size")
     sizes = dict(zip((*names, "vocab_size"), text, strict=True)) | {"head_dim": 128}
     return {"model_type": family, "tie_word_embeddings": tied, "text_config": sizes, "vision_config": vision}

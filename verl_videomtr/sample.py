@@ -241,7 +241,8 @@ def load_rows(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
         raise SampleError(f"unknown columns {extra}; expected only {SCHEMA.names}; {path}; move them into metadata")
     if table.num_rows == 0:
         raise SampleError(f"no rows; expected at least one; {path}; check the filters that made it")
-    return table.to_pylist()
+    rows: list[dict[str, Any]] = table.to_pylist()
+    return rows
 
 
 @overload

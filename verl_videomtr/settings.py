@@ -211,4 +211,4 @@ def _describe(hint: Any) -> str:
     if issubclass(hint, enum.Enum):
         return f"one of {[member.value for member in hint]}"
     names = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", type(None): "null"}
-    return names.get(hint, hint.__name__)
+    return names.get(hint) or str(hint.__name__)

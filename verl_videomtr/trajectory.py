@@ -154,7 +154,7 @@ class Trajectory:
     @property
     def num_segments_outside(self) -> int:
         """Annotated segments that lie outside the real video."""
-        return self.episode.get("num_segments_outside_video", 0)
+        return int(self.episode.get("num_segments_outside_video", 0))
 
     @property
     def lost_its_evidence(self) -> bool:
@@ -164,7 +164,7 @@ class Trajectory:
     @property
     def frame_budget_used(self) -> float:
         """Share of the episode's frame budget that was shown."""
-        return sum(map(len, self.episode["frames"])) / self.episode["frame_budget"]
+        return float(sum(map(len, self.episode["frames"])) / self.episode["frame_budget"])
 
     def copied_endpoints(self) -> list[bool]:
         """For both ends of every retrieved range, whether that index had been announced with a frame before."""

@@ -112,7 +112,8 @@ def _shrink(frame: np.ndarray, width: int) -> np.ndarray:
     height = max(2, 2 * round(frame.shape[0] / frame.shape[1] * width / 2))
     ys = np.linspace(0, frame.shape[0] - 1, height).round().astype(int)
     xs = np.linspace(0, frame.shape[1] - 1, width).round().astype(int)
-    return frame[ys][:, xs]
+    sampled: np.ndarray = frame[ys][:, xs]
+    return sampled
 
 
 def _hex(pixel: np.ndarray) -> str:

@@ -13,8 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from verl_videomtr.answers import option_letter
-from verl_videomtr.sample import LETTERS, Sample
+from verl_videomtr.answers import LETTERS, option_letter
+from verl_videomtr.sample import Sample
 
 Answers = Sequence[tuple[Sample, str]]
 """(question, option letter or "")."""

@@ -57,7 +57,7 @@ def mcnemar(num_first_only: int, num_second_only: int) -> float:
     num = num_first_only + num_second_only
     few = min(num_first_only, num_second_only)
     tail = sum(math.comb(num, k) for k in range(few + 1))
-    return min(1.0, 2 * tail / 2**num)
+    return min(1.0, float(2 * tail / 2**num))
 
 
 def percentile(values: Sequence[float], percent: float) -> float | None:

@@ -110,7 +110,8 @@ def _base_tensors(base: Path) -> dict[str, torch.Tensor]:
     from verl_videomtr.export.writing import load_model
 
     model, _ = load_model(base, is_value_model=False, dtype="auto")  # type: ignore[arg-type]
-    return model.state_dict()
+    weights: dict[str, torch.Tensor] = model.state_dict()
+    return weights
 
 
 def _cast(state: dict[str, torch.Tensor], dtype: str) -> dict[str, torch.Tensor]:

@@ -61,9 +61,9 @@ def write_model(state: dict[str, torch.Tensor], source: Path, out: Path, *, reco
 
 def load_model(folder: Path, *, is_value_model: bool, dtype: torch.dtype) -> tuple[Any, dict[str, Any]]:
     """Load a folder as transformers does, with its report of what did not fit."""
-    return _auto_class(AutoConfig.from_pretrained(folder), is_value_model=is_value_model).from_pretrained(
-        folder, dtype=dtype, output_loading_info=True
-    )
+    auto_class = _auto_class(AutoConfig.from_pretrained(folder), is_value_model=is_value_model)
+    model, info = auto_class.from_pretrained(folder, dtype=dtype, output_loading_info=True)
+    return model, info
 
 
 def check_model(state: dict[str, torch.Tensor], folder: Path) -> None:

@@ -67,7 +67,7 @@ class CountedRun(WatchedRun):
             self.agent_loop_manager.pull()
             raise RuntimeError(self.ledger.say_too_many(*judged))
 
-    def step(self, metrics: dict, timing_raw: dict) -> Any:
+    def step(self, metrics: dict[str, Any], timing_raw: dict[str, Any]) -> Any:
         batch = super().step(metrics, timing_raw)
         # Behind verl's aggregation of a step's updates, which averages what is not named as a sum.
         losses = self._take("train")

@@ -139,7 +139,7 @@ class LoopWorker(_VerlWorker):
             frame_counts=VideoMTRAgentLoop.frame_counts(),
         )
 
-    async def guard_trainer(self, stall_seconds: float, trainer: ActorHandle, pid: int, node_id: str) -> None:
+    async def guard_trainer(self, stall_seconds: float, trainer: ActorHandle[Any], pid: int, node_id: str) -> None:
         """End the trainer's process if it falls silent: stopped, it cannot watch itself."""
         self._guard = _TrainerGuard(stall_seconds, trainer, pid, node_id)
 
@@ -239,7 +239,7 @@ class LoopManager(AgentLoopManagerTQ):
 class _TrainerGuard:
     """A thread in an agent-loop worker that ends a trainer's process which no longer asks how the worker is."""
 
-    def __init__(self, stall_seconds: float, trainer: ActorHandle, pid: int, node_id: str) -> None:
+    def __init__(self, stall_seconds: float, trainer: ActorHandle[Any], pid: int, node_id: str) -> None:
         self.over = threading.Event()
         self._stall_seconds = stall_seconds
         self._trainer, self._pid, self._node_id = trainer, pid, node_id

@@ -27,13 +27,13 @@ EPISODE_KEY = "videomtr_episode"
 class RetrieveFramesTool(BaseTool):
     """Look closer at a stretch of the video; one object serves all episodes of a worker."""
 
-    def __init__(self, config: dict, tool_schema: Any) -> None:
+    def __init__(self, config: dict[str, Any], tool_schema: Any) -> None:
         super().__init__(config, tool_schema)
         self._failures: dict[str, Exception] = {}
 
     async def execute(
         self, instance_id: str, parameters: dict[str, Any], **kwargs: Any
-    ) -> tuple[ToolResponse, float, dict]:
+    ) -> tuple[ToolResponse, float, dict[str, Any]]:
         """Answer one call; the record of the episode so far goes into the trajectory's `extra_fields`.
 
         Args:

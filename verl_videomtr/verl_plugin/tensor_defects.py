@@ -36,7 +36,7 @@ def _is_rope_rows_of_one_length(rows: list[Any]) -> bool:
     )
 
 
-def _pack_field_values(values: list) -> Any:
+def _pack_field_values(values: list[Any]) -> Any:
     return _ragged_in_last_dimension(values) if _is_rope_rows_of_one_length(values) else _pack_stock(values)
 
 
@@ -45,7 +45,7 @@ AsyncSimpleStorageManager._pack_field_values = staticmethod(_pack_field_values)
 _decode_stock = MsgpackDecoder._decode_nested_tensor
 
 
-def _decode_nested_tensor(self: Any, nested_meta: dict) -> torch.Tensor:
+def _decode_nested_tensor(self: Any, nested_meta: dict[str, Any]) -> torch.Tensor:
     rows = [self._decode_tensor(meta) for meta in nested_meta["tensors"]]
     return _ragged_in_last_dimension(rows) if _is_rope_rows_of_one_length(rows) else _decode_stock(self, nested_meta)
 

@@ -53,7 +53,7 @@ class ToolCallDataset(RLHFDataset):
 
     @classmethod
     async def process_multi_modal_info(  # type: ignore[override]  # verl's own returns None for what is absent
-        cls, messages: list[dict], image_patch_size: Any, config: DictConfig
+        cls, messages: list[dict[str, Any]], image_patch_size: Any, config: DictConfig
     ) -> tuple[list[Image.Image] | None, list[Any] | None, list[Any] | None]:
         """Open the row's episode: replace the messages, in place, by its opening, and return the pictures.
 
@@ -103,7 +103,7 @@ class _WorkerState:
         )
 
 
-def check_tool_settings(config: DictConfig, tool_schemas: list[dict] | None) -> None:
+def check_tool_settings(config: DictConfig, tool_schemas: list[dict[str, Any]] | None) -> None:
     """Raise ValueError for the first contradiction between episode, loop and tool; the message names what mends it."""
     missing = [key for key in ("videomtr", "multi_turn") if key not in config]
     if missing:
@@ -149,7 +149,7 @@ def check_tool_settings(config: DictConfig, tool_schemas: list[dict] | None) -> 
         )
 
 
-def check_template(processor: Any, tool_schemas: list[dict] | None) -> None:
+def check_template(processor: Any, tool_schemas: list[dict[str, Any]] | None) -> None:
     """Raise ValueError unless the model's chat template shows tools to the model, and their answers' pictures."""
     if processor is None:
         raise ValueError(

@@ -90,20 +90,20 @@ class VideoMTRMixin(CountedRun, KeptCheckpoints):
             return contextlib.nullcontext()
         return mini_batches_of_rows(self.config, role, num_rows=num_rows, base_mode=self.base_mode)
 
-    def _compute_old_log_prob(self, batch: Any, metrics: dict) -> Any:
+    def _compute_old_log_prob(self, batch: Any, metrics: dict[str, Any]) -> Any:
         batch = super()._compute_old_log_prob(batch, metrics)
         self.agreement.look(metrics, step=self.global_steps)
         return batch
 
-    def _update_critic(self, batch: Any, metrics: dict) -> Any:
+    def _update_critic(self, batch: Any, metrics: dict[str, Any]) -> Any:
         with self._mini_batches(self.config.critic, len(batch)):
             return super()._update_critic(batch, metrics)
 
-    def _update_actor(self, batch: Any, metrics: dict) -> Any:
+    def _update_actor(self, batch: Any, metrics: dict[str, Any]) -> Any:
         with self._mini_batches(self.config.actor_rollout_ref.actor, len(batch)):
             return super()._update_actor(batch, metrics)
 
-    def _compute_advantage(self, batch: Any, metrics: dict) -> Any:
+    def _compute_advantage(self, batch: Any, metrics: dict[str, Any]) -> Any:
         fields = ["extra_fields", "response_mask"] + (["values"] if self.use_critic else [])
         data = read_fields(batch, fields)
         extra_fields = data.pop("extra_fields").tolist()
@@ -130,7 +130,7 @@ class VideoMTRMixin(CountedRun, KeptCheckpoints):
         self,
         batch: Any,
         rows: Sequence[TrajectoryRow],
-        metrics: dict,
+        metrics: dict[str, Any],
         *,
         values: Any,
         bonus: float | None,
@@ -146,7 +146,7 @@ class VideoMTRMixin(CountedRun, KeptCheckpoints):
         self.recorder.record_step(trajectories, [], step=self.global_steps)
         metrics["videomtr/seconds/record"] = time.monotonic() - started
 
-    def _report(self, trajectories: Sequence[Trajectory], metrics: dict) -> None:
+    def _report(self, trajectories: Sequence[Trajectory], metrics: dict[str, Any]) -> None:
         """Log the metrics of what is trained."""
         started = time.monotonic()
         metrics.update(summarize(trajectories))
@@ -158,7 +158,7 @@ class VideoMTRMixin(CountedRun, KeptCheckpoints):
         self.recorder.record_validation(reward_extra_infos_dict.get(TRAJECTORY_KEY, ()), step=self.global_steps)
         return super()._val_metrics_update(data_sources, sample_uids, reward_extra_infos_dict, *args, **kwargs)
 
-    def step(self, metrics: dict, timing_raw: dict) -> Any:
+    def step(self, metrics: dict[str, Any], timing_raw: dict[str, Any]) -> Any:
         batch = super().step(metrics, timing_raw)
         metrics.update(self.frame_counters.since_last(self.agent_loop_manager.frame_counts()))
         return batch

@@ -5,6 +5,8 @@
 Named in `actor_rollout_ref.rollout.engine_kwargs.vllm.worker_extension_cls` by the `cpu` group.
 """
 
+from typing import Any
+
 from verl.workers.rollout.vllm_rollout.utils import vLLMColocateWorkerExtension
 
 
@@ -15,7 +17,7 @@ class CPUWorkerExtension(vLLMColocateWorkerExtension):
     could not be loaded; without packing it computes with the plain weight.
     """
 
-    def __new__(cls, **kwargs):
+    def __new__(cls, **kwargs: Any) -> "CPUWorkerExtension":
         import vllm._custom_ops as ops
 
         ops._supports_onednn = False

@@ -52,7 +52,7 @@ class WatchedRun(PPOTrainer):
             waiting=self._say_waiting,
             advice=self._say_advice,
         )
-        self._watched: dict[ActorHandle, RayProcess] = {}
+        self._watched: dict[ActorHandle[Any], RayProcess] = {}
         self._episodes_ended = 0
         super().__init__(config)
         for name, phase in PHASES.items():
@@ -98,7 +98,7 @@ class WatchedRun(PPOTrainer):
             found.append(self._watched[actor])
         return found
 
-    def _list_actors(self) -> Iterator[tuple[str, ActorHandle]]:
+    def _list_actors(self) -> Iterator[tuple[str, ActorHandle[Any]]]:
         rewards = getattr(self, "reward_loop_manager", None)
         yield from _number("reward worker", getattr(rewards, "reward_loop_workers", ()))
         yield from _number("training worker", getattr(getattr(self, "actor_rollout_wg", None), "workers", ()))
@@ -134,7 +134,7 @@ def _seconds(minutes: float | None) -> float | None:
     return None if minutes is None else 60.0 * minutes
 
 
-def _number(name: str, actors: Any) -> Iterator[tuple[str, ActorHandle]]:
+def _number(name: str, actors: Any) -> Iterator[tuple[str, ActorHandle[Any]]]:
     for number, actor in enumerate(actors or ()):
         yield (f"{name}{number}" if name.endswith(".") else f"{name} {number}"), actor
 

@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import av
 import psutil
@@ -94,7 +95,7 @@ def container_name(container: InputContainer) -> str:
     return container.format.name.split(",")[0]
 
 
-def video_packets(container: InputContainer, stream: VideoStream) -> Iterator[Packet]:
+def video_packets(container: InputContainer, stream: VideoStream) -> Iterator[Packet[VideoStream]]:
     """Yield the packets of `stream` that hold data."""
     intra = stream.codec_context.codec.canonical_name in _INTRA_CODECS
     for packet in container.demux(stream):
@@ -104,11 +105,11 @@ def video_packets(container: InputContainer, stream: VideoStream) -> Iterator[Pa
             yield packet
 
 
-def made_visible(packet: Packet) -> Packet:
+def made_visible(packet: Packet[VideoStream]) -> Packet[VideoStream]:
     """Return `packet`, or a copy of one whose frame the decoder would hide, as before the start of an edit list."""
     if not packet.is_discard:
         return packet
-    copy = Packet(bytes(packet))
+    copy: Packet[Any] = Packet(bytes(packet))
     copy.pts, copy.dts, copy.time_base, copy.is_keyframe = (
         packet.pts,
         packet.dts,

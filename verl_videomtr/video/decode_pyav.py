@@ -147,8 +147,8 @@ def _sparse_frames(
 
 
 def _needed_packets(
-    packets: Iterator[Packet], key_pts: int, pending: set[int], groups: dict[int, set[int]]
-) -> Iterator[Packet]:
+    packets: Iterator[Packet[VideoStream]], key_pts: int, pending: set[int], groups: dict[int, set[int]]
+) -> Iterator[Packet[VideoStream]]:
     """Yield packets from the key frame on until none of `pending` is awaited; those of `groups` met on the way join."""
     for packet in packets:
         if packet.is_keyframe:
@@ -164,7 +164,7 @@ def _needed_packets(
 
 
 def _decode_group(
-    stream: VideoStream, packets: Iterator[Packet], key_pts: int, wanted: frozenset[int], path: str
+    stream: VideoStream, packets: Iterator[Packet[VideoStream]], key_pts: int, wanted: frozenset[int], path: str
 ) -> Iterator[VideoFrame]:
     """Decode one group, in which no frame may be believed unless its first is the key frame that it is said to be."""
     context, is_first, hides_key = stream.codec_context, True, False
@@ -183,13 +183,13 @@ def _decode_group(
     context.flush_buffers()
 
 
-def _packets(container: InputContainer, stream: VideoStream, tick: Callable[[], None]) -> Iterator[Packet]:
+def _packets(container: InputContainer, stream: VideoStream, tick: Callable[[], None]) -> Iterator[Packet[VideoStream]]:
     for packet in video_packets(container, stream):
         tick()
         yield packet
 
 
-def _from(packets: Iterator[Packet], pts: int) -> Iterator[Packet]:
+def _from(packets: Iterator[Packet[VideoStream]], pts: int) -> Iterator[Packet[VideoStream]]:
     for packet in packets:
         if packet.pts == pts:
             yield packet

@@ -154,7 +154,7 @@ _OPERATIONS: dict[str, Callable[..., Any]] = {"plan": plan.make_plan, "check": c
 def _answer_bytes(operation: str, arguments: tuple[Any, ...]) -> int:
     """Bytes of the frames that a request asks for."""
     if operation == "decode":
-        return 3 * len(arguments[1]) * math.prod(arguments[0].size)
+        return 3 * len(arguments[1]) * int(math.prod(arguments[0].size))
     return 0
 
 

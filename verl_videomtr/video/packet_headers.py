@@ -26,7 +26,7 @@ class PacketFacts(NamedTuple):
     """Where a frame is missing that later ones refer to: how many packets before this one it is first missed."""
 
 
-def packet_reader(stream: VideoStream) -> Callable[[Packet], PacketFacts]:
+def packet_reader(stream: VideoStream) -> Callable[[Packet[VideoStream]], PacketFacts]:
     """Return the function to show every packet of `stream` to, in decoding order."""
     codec, header = stream.codec_context.codec.canonical_name, stream.codec_context.extradata or b""
     if codec == "h264":
@@ -69,7 +69,7 @@ class _H264:
         for unit in units:
             self._learn(unit)
 
-    def read(self, packet: Packet) -> PacketFacts:
+    def read(self, packet: Packet[VideoStream]) -> PacketFacts:
         data = memoryview(packet)
         units = _sized_units(data, self._length_bytes) if self._length_bytes else _annex_b_units(data)
         for unit in units:
@@ -166,7 +166,7 @@ class _Mpeg2:
         self._missing = 0
         self._packets_since = 0
 
-    def read(self, packet: Packet) -> PacketFacts:
+    def read(self, packet: Packet[VideoStream]) -> PacketFacts:
         self._packets_since += 1
         gap = None
         for found in _PICTURE_OR_GROUP.finditer(memoryview(packet)):

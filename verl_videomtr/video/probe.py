@@ -104,7 +104,8 @@ class VideoProbe:
     @property
     def times_seconds(self) -> np.ndarray:
         """(N,) float64: when each frame is shown, in seconds after the first frame."""
-        return (self.frame_pts - self.frame_pts[0]) * float(self.time_base)
+        times: np.ndarray = (self.frame_pts - self.frame_pts[0]) * float(self.time_base)
+        return times
 
     @property
     def duration_seconds(self) -> float:
@@ -361,9 +362,9 @@ class _FirstFrame:
         self.frame: VideoFrame | None = None
         self._stream = stream
         self._was_marked = False
-        self._packets: list[Packet] = []
+        self._packets: list[Packet[VideoStream]] = []
 
-    def feed(self, packet: Packet | None) -> None:
+    def feed(self, packet: Packet[VideoStream] | None) -> None:
         """Decode a packet, or with None what the decoder still holds, unless the frame is there."""
         if self.frame is not None:
             return

@@ -45,7 +45,7 @@ print({MARK!r} + json.dumps(engine.answer(asked)))
 """
 
 
-def start_fresh_process(case: Case) -> subprocess.Popen:
+def start_fresh_process(case: Case) -> subprocess.Popen[str]:
     """Import verl as any of its workers does, and ask vLLM there; `check_registration` reads how that went."""
     process = subprocess.Popen(
         [sys.executable, "-c", _LOOK],
@@ -111,7 +111,7 @@ def check_plug_points(case: Case, points: Iterable[PlugPoint] = PLUG_POINTS) -> 
         yield ok("install.plug_points", f"{len(points)} places inside verl are what the plugin was built on")
 
 
-def check_registration(case: Case, fresh: subprocess.Popen | None) -> Iterator[Finding]:
+def check_registration(case: Case, fresh: subprocess.Popen[str] | None) -> Iterator[Finding]:
     """verl imported the plugin in this process, and does so in another one."""
     import verl  # noqa: F401  # importing it is what loads plugins
 

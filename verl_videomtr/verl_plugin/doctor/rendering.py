@@ -69,7 +69,9 @@ class Renderer:
             ).closing_ids
         )
 
-    def open(self, episode: Episode, observation: Observation, size: tuple[int, int]) -> tuple[list[dict], list[int]]:
+    def open(
+        self, episode: Episode, observation: Observation, size: tuple[int, int]
+    ) -> tuple[list[dict[str, Any]], list[int]]:
         """The first messages of an episode, and their tokens."""
         message = _message(observation, size)
         system = episode.system_text
@@ -79,7 +81,12 @@ class Renderer:
         return messages, ids
 
     def go_on(
-        self, messages: list[dict], ids: list[int], reply: str, observation: Observation, size: tuple[int, int]
+        self,
+        messages: list[dict[str, Any]],
+        ids: list[int],
+        reply: str,
+        observation: Observation,
+        size: tuple[int, int],
     ) -> int:
         """Add a reply and the next observation; return how many tokens the latter took."""
         # Of what closes a response, its first token is sampled; the rest comes with the next message.
