@@ -13,10 +13,10 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from doctor_setting import GROUPS, Composed, make_checkpoint
 from omegaconf import open_dict
+from rollout_setting import SAMPLE, MadeFrames
 from verl.experimental.agent_loop.agent_loop import DictConfigWrap
 from verl.utils.dataset.rl_dataset import RLHFDataset
 from verl.utils.tokenizer import hf_processor, hf_tokenizer
@@ -26,37 +26,8 @@ from verl_videomtr.sample import Sample
 from verl_videomtr.trajectory import Trajectory
 from verl_videomtr.verl_plugin import agent_loop
 from verl_videomtr.verl_plugin.batch_rows import TRAJECTORY_FIELD
-from verl_videomtr.video.errors import VideoError
 
 LOOK = "<think>red</think><retrieve>10,19</retrieve>"
-ANSWER = "<think>red</think><answer>A</answer>"
-WRONG = "<think>red</think><answer>B</answer>"
-
-
-@dataclasses.dataclass
-class Pool:
-    times_seconds: np.ndarray
-    duration_seconds: float
-
-
-class Frames:
-    """A frame service whose frames are flat grey, each as bright as its number."""
-
-    def __init__(self, num_frames: int = 64, duration_seconds: float = 64.0, side_px: int = 28) -> None:
-        times = (np.arange(num_frames) + 0.5) * duration_seconds / num_frames
-        self._pool = Pool(times_seconds=times, duration_seconds=duration_seconds)
-        self._side_px = side_px
-
-    async def pool(self, path: str) -> Pool:
-        if path.endswith("broken.mp4"):
-            raise VideoError("cannot be read", path=path)
-        return self._pool
-
-    async def read(self, pool: Pool, indices) -> np.ndarray:
-        return np.stack([np.full((self._side_px, self._side_px, 3), i % 256, np.uint8) for i in indices])
-
-    def metrics(self) -> dict[str, float]:
-        return {}
 
 
 @dataclasses.dataclass
@@ -113,20 +84,9 @@ class Server:
 
 
 def make_sample(**changes: Any) -> Sample:
-    values: dict[str, Any] = {
-        "data_source": "test",
-        "sample_id": "s0",
-        "index": 0,
-        "split": "train",
-        "video": "/videos/v.mp4",
-        "duration_seconds": 64.0,
-        "question": "What?",
-        "options": ("cat", "dog"),
-        "answer": "A",
-        "question_type": "multiple_choice",
-        "segments": ((10.0, 20.0),),
-    }
-    return Sample(**{**values, **changes})
+    """A question on a video of 64 s."""
+    values = {"video": "/videos/v.mp4", "duration_seconds": 64.0, "segments": ((10.0, 20.0),), **changes}
+    return dataclasses.replace(SAMPLE, **values)
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -162,10 +122,12 @@ class LoopSetting:
             config.trainer.v1.trainer_mode = "sync"  # as the plugin's trainer leaves it for verl
         return config
 
-    def loop(self, config: Any, responses: list[Any], *, frames: Frames | None = None, reward_fn: Any = None) -> Any:
+    def loop(
+        self, config: Any, responses: list[Any], *, frames: MadeFrames | None = None, reward_fn: Any = None
+    ) -> Any:
         worker = agent_loop._WorkerState(config)
         worker.frames.close()
-        worker.frames = frames or Frames(num_frames=worker.settings.episode.pool_size)
+        worker.frames = frames or MadeFrames(worker.settings.episode.pool_size, duration_seconds=64.0)
         if reward_fn is not None:
             worker.reward_fn = reward_fn
         self._monkeypatch.setattr(agent_loop.VideoMTRAgentLoop, "_shared", worker)
@@ -184,7 +146,7 @@ class LoopSetting:
         responses: list[Any],
         *overrides: str,
         sample: Sample | None = None,
-        frames: Frames | None = None,
+        frames: MadeFrames | None = None,
         reward_fn: Any = None,
     ) -> Played:
         """Play one episode; what the loop raises is kept, not raised."""

@@ -5,7 +5,8 @@
 from __future__ import annotations
 
 import pytest
-from plugin_setting import ANSWER, LOOK, make_sample
+from plugin_setting import LOOK, make_sample
+from rollout_setting import ANSWER
 
 from verl_videomtr.verl_plugin.agent_loop import place_rewards
 from verl_videomtr.video.errors import VideoError

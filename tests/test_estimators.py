@@ -8,7 +8,8 @@ import dataclasses
 
 import pytest
 import torch
-from plugin_setting import ANSWER, LOOK, WRONG
+from plugin_setting import LOOK
+from rollout_setting import ANSWER, WRONG
 
 from verl_videomtr.credit import CreditConfig
 from verl_videomtr.gae import assign_credit

@@ -20,7 +20,8 @@ import pytest
 import ray
 import transfer_queue as tq
 from omegaconf import OmegaConf, open_dict
-from plugin_setting import ANSWER, Server, make_sample
+from plugin_setting import Server, make_sample
+from rollout_setting import ANSWER
 from verl.experimental.agent_loop.agent_loop import AgentLoopMetrics, AgentLoopOutput
 
 from verl_videomtr.watchdog import RunEndedError, Watchdog

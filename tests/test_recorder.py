@@ -12,7 +12,8 @@ import json
 import pytest
 import torch
 from omegaconf import OmegaConf
-from plugin_setting import ANSWER, LOOK, WRONG, make_sample
+from plugin_setting import LOOK, make_sample
+from rollout_setting import ANSWER, WRONG
 
 from verl_videomtr import cli
 from verl_videomtr.replay import WORDS, differences, replay

@@ -4,49 +4,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from rollout_setting import ANSWER, LOOK, SAMPLE, open_rollout
 
-from verl_videomtr.episode import EpisodeConfig, StopReason
-from verl_videomtr.prompts import Prompts
-from verl_videomtr.rollout import Message, OutOfRoom, Reply, open_episode, play
-from verl_videomtr.sample import Sample, SampleError
+from verl_videomtr.episode import StopReason
+from verl_videomtr.rollout import Message, OutOfRoom, Reply, play
+from verl_videomtr.sample import SampleError
 from verl_videomtr.video.errors import VideoError
-
-LOOK = "<think>red</think><retrieve>4,9</retrieve>"
-ANSWER = "<think>red</think><answer>A</answer>"
-SAMPLE = Sample(
-    data_source="test",
-    sample_id="s0",
-    index=0,
-    split="train",
-    video="v.mp4",
-    duration_seconds=16.0,
-    question="What?",
-    options=("cat", "dog"),
-    answer="A",
-    question_type="multiple_choice",
-    segments=((5.0, 8.0),),
-)
-
-
-class Frames:
-    """Frames that are as bright as their number."""
-
-    times_seconds = np.arange(16) + 0.5
-    duration_seconds = 16.0
-
-    async def pool(self, path):
-        if path.endswith("broken.mp4"):
-            raise VideoError("cannot be read", path=path)
-        return self
-
-    async def read(self, pool, indices):
-        return np.stack([np.full((2, 2, 3), i, np.uint8) for i in indices])
 
 
 class Policy:
@@ -68,13 +38,6 @@ class Policy:
         if isinstance(reply, Exception):
             raise reply
         return Reply(text=reply) if isinstance(reply, str) else reply
-
-
-async def open_rollout(sample=SAMPLE, **config):
-    settings = {"pool_size": 16, "frame_budget": 8, "max_turns": 3, **config}
-    return await open_episode(
-        sample, config=EpisodeConfig(**settings), prompts=Prompts.load("tiny"), frames=Frames(), root="/videos"
-    )
 
 
 async def test_plays_to_the_answer():
@@ -136,11 +99,10 @@ async def test_server_that_fails_is_no_invalid_turn():
 
 
 async def test_bad_video_and_bad_path_raise_with_their_names():
-    values = {name: getattr(SAMPLE, name) for name in Sample.__dataclass_fields__}
     with pytest.raises(VideoError, match="broken"):
-        await open_rollout(Sample(**{**values, "video": "broken.mp4"}))
+        await open_rollout(dataclasses.replace(SAMPLE, video="broken.mp4"))
     with pytest.raises(SampleError, match="outside the video root"):
-        await open_rollout(Sample(**{**values, "video": "/elsewhere/v.mp4"}))
+        await open_rollout(dataclasses.replace(SAMPLE, video="/elsewhere/v.mp4"))
 
 
 @pytest.mark.parametrize("module", ["rollout", "settings", "scoring", "trajectory", "tool_calls"])

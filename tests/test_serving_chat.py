@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import dataclasses
 import io
 import json
 
@@ -13,12 +14,11 @@ import av
 import numpy as np
 import pytest
 from PIL import Image
+from rollout_setting import ANSWER, LOOK, SAMPLE, MadeFrames, open_rollout
 from scripted_server import Reply, ScriptedServer, say
 
-from verl_videomtr.episode import EpisodeConfig, StopReason
-from verl_videomtr.prompts import Prompts
-from verl_videomtr.rollout import open_episode, play
-from verl_videomtr.sample import Sample
+from verl_videomtr.episode import StopReason
+from verl_videomtr.rollout import play
 from verl_videomtr.serving.chat import ChatConfig, ChatPolicy
 from verl_videomtr.serving.client import Client
 from verl_videomtr.serving.endpoints import inspect_server, keeps_thoughts, sampling_fields
@@ -30,48 +30,14 @@ from verl_videomtr.video.errors import VideoError
 from verl_videomtr.video.pool import PoolConfig
 from verl_videomtr.video.service import FrameService
 
-LOOK = "<think>red</think><retrieve>4,9</retrieve>"
-ANSWER = "<think>red</think><answer>A</answer>"
-SAMPLE = Sample(
-    data_source="test",
-    sample_id="s0",
-    index=0,
-    split="test",
-    video="v.mp4",
-    duration_seconds=16.0,
-    question="What?",
-    options=("cat", "dog"),
-    answer="A",
-    question_type="multiple_choice",
-    segments=((5.0, 8.0),),
-)
 SAMPLING = {"temperature": 0.5, "top_p": 0.9, "top_k": -1, "repetition_penalty": 1.0}
 
 
-class Pool:
-    def __init__(self, path):
-        self.path = path
-        self.times_seconds = np.arange(16) + 0.5
-        self.duration_seconds = 16.0
+class Frames(MadeFrames):
+    """Frames full of noise of their own."""
 
-
-class Frames:
-    """Frames full of noise of their own; counts what is read."""
-
-    def __init__(self):
-        self.num_read = 0
-        self.pools = {}
-
-    async def pool(self, path):
-        if path not in self.pools:
-            self.pools[path] = Pool(path)
-        return self.pools[path]
-
-    async def read(self, pool, indices):
-        if "broken" in pool.path:
-            raise VideoError("cannot be read", path=pool.path)
-        self.num_read += len(indices)
-        return np.stack([noise(i) for i in indices])
+    def picture(self, index):
+        return noise(index)
 
     async def read_jpegs(self, pool, indices):
         return None
@@ -84,7 +50,6 @@ def noise(index):
 def run(script, journal_path, *, image_format="webp", sample=SAMPLE, frames=None, episodes=1, **config):
     """Play episodes one after the other; return the rollouts, their policies, and the server."""
     frames = frames or Frames()
-    settings = {"pool_size": 16, "frame_budget": 8, "max_turns": 3, **config}
 
     async def go(url):
         pictures = PictureService(frames, image_format=image_format)
@@ -93,13 +58,7 @@ def run(script, journal_path, *, image_format="webp", sample=SAMPLE, frames=None
             shared = SharedJournal(journal)
             async with Client(Server(base_url=url, backoff_seconds=0.01, max_attempts=2)) as client:
                 for number in range(episodes):
-                    rollout = await open_episode(
-                        sample,
-                        config=EpisodeConfig(**settings),
-                        prompts=Prompts.load("default"),
-                        frames=pictures,
-                        root="/videos",
-                    )
+                    rollout = await open_rollout(sample, frames=pictures, prompts="default", **config)
                     policy = ChatPolicy(
                         client,
                         ChatConfig(model="m", max_response_tokens=50, sampling=SAMPLING),
@@ -173,7 +132,7 @@ def test_kept_pictures_are_bounded_by_bytes(tmp_path):
     frames = Frames()
 
     async def go():
-        pictures, pool = PictureService(frames, max_bytes=20_000), Pool("v")
+        pictures, pool = PictureService(frames, max_bytes=20_000), await frames.pool("v")
         for index in range(16):
             (url,) = await pictures.encoded(await pictures.read(pool, [index]))
             assert url.startswith(b'"data:image/webp;base64,')
@@ -309,7 +268,7 @@ def test_refusal_of_another_kind_is_no_truncation(tmp_path):
 
 
 def test_unreadable_video_is_its_own_failure(tmp_path):
-    broken = Sample(**{**{n: getattr(SAMPLE, n) for n in SAMPLE.__dataclass_fields__}, "video": "broken.mp4"})
+    broken = dataclasses.replace(SAMPLE, video="broken.mp4")
     with pytest.raises(VideoError):
         run(says(ANSWER), tmp_path / "j", sample=broken)
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-from plugin_setting import ANSWER, LOOK
+from plugin_setting import LOOK
+from rollout_setting import ANSWER
 
 from verl_videomtr.verl_plugin.turn_end import TurnEnd, read_turn_end
 

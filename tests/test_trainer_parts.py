@@ -8,7 +8,8 @@ import json
 
 import pytest
 from omegaconf import OmegaConf
-from plugin_setting import ANSWER, LOOK
+from plugin_setting import LOOK
+from rollout_setting import ANSWER
 
 from verl_videomtr.bootstrapping import BootstrapConfig, Stage
 from verl_videomtr.verl_plugin.batch_rows import ROW_FIELD, TRAJECTORY_FIELD, distinct_trajectories, real_rows

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import torch
 from omegaconf import open_dict
-from plugin_setting import ANSWER, LOOK
+from plugin_setting import LOOK
+from rollout_setting import ANSWER
 from tensordict import TensorDict
 from verl.trainer.ppo.v1 import PPOTrainer
 
