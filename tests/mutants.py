@@ -4,8 +4,8 @@
 
     python tests/mutants.py [words of a fault's name ...]
 
-Every fault must make a test fail; the copy without a fault must pass. What is heavy to import is imported once, and
-each fault is tried in a process of its own that is forked from there.
+Every fault must make a test fail, not merely take long; the copy without a fault must pass. What is heavy to import is
+imported once, and each fault is tried in a process of its own that is forked from there.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 PACKAGE = "verl_videomtr"
 COPIED = (PACKAGE, "tests", "data_prep", "recipes", "hydra_plugins", "pyproject.toml")
-MOST_SECONDS = 90
-"""A fault that makes a test wait for ever is seen, too."""
+MOST_SECONDS = 600
+"""Of one fault's tests, which take some seconds on a quiet machine."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,7 +140,7 @@ FAULTS = (
           "gamma_turn ** (turn - turn_of_place) * reward", "reward", (LOOP,)),
     Fault("rows without responses are trained", "verl_plugin/agent_loop.py", "if any(segment.mask)]", "]", (LOOP,)),
     Fault("images and placeholders are not compared", "verl_plugin/agent_loop.py",
-          "        for row in rows:\n            self._check_images(sample, row)\n", "", (LOOP,)),
+          "            self._as_sent(row.ids, row.images)\n", "            pass\n", (LOOP,)),
     Fault("a retrieval that brought nothing back is paid", "trajectory.py",
           ' and bool(self.episode["returned"][turn])', "", (ESTIMATORS,)),
     Fault("the bonus sits behind the retrieval", "verl_plugin/estimators.py",
@@ -212,25 +212,25 @@ def _try_all(faults: list[Fault], copy: Path) -> int:
         return 2
     whole = sorted({test for fault in faults for test in fault.tests})
     began = time.monotonic()
-    if not _passes(whole, copy, most_seconds=20 * MOST_SECONDS):
+    if _result_of(whole, copy, most_seconds=5 * MOST_SECONDS) != "survived":
         print("the tests fail without any fault; run them first")
         return 2
-    survived = []
+    num_seen = 0
     for fault in faults:
         path = copy / PACKAGE / fault.file
         text = path.read_text(encoding="utf-8")
         if text.count(fault.old) != 1:
             print(f"STALE     {fault.name}: {fault.file} holds its piece {text.count(fault.old)} times; expected once")
-            survived.append(fault)
             continue
         path.write_text(text.replace(fault.old, fault.new), encoding="utf-8")
         started = time.monotonic()
-        seen = not _passes(list(fault.tests), copy)
+        result = _result_of(list(fault.tests), copy)
         path.write_text(text, encoding="utf-8")
-        print(f"{'seen' if seen else 'SURVIVED':9} {time.monotonic() - started:5.1f} s  {fault.name}", flush=True)
-        survived += [] if seen else [fault]
-    print(f"{len(faults) - len(survived)} of {len(faults)} faults seen in {time.monotonic() - began:.0f} s")
-    return int(bool(survived))
+        num_seen += result == "seen"
+        said = result if result == "seen" else result.upper()
+        print(f"{said:9} {time.monotonic() - started:5.1f} s  {fault.name}", flush=True)
+    print(f"{num_seen} of {len(faults)} faults seen in {time.monotonic() - began:.0f} s")
+    return int(num_seen < len(faults))
 
 
 def _import_what_is_heavy() -> None:
@@ -250,8 +250,8 @@ def _import_what_is_heavy() -> None:
     import verl.utils.dataset.rl_dataset  # noqa: F401
 
 
-def _passes(tests: list[str], copy: Path, *, most_seconds: float = MOST_SECONDS) -> bool:
-    """Run tests against the copy in a forked process; it fails, too, where that takes too long."""
+def _result_of(tests: list[str], copy: Path, *, most_seconds: float = MOST_SECONDS) -> str:
+    """Run tests against the copy in a forked process: "seen" by a failing test, "survived", or "too long"."""
     child = os.fork()
     if child == 0:
         _run_tests(tests, copy)
@@ -259,11 +259,11 @@ def _passes(tests: list[str], copy: Path, *, most_seconds: float = MOST_SECONDS)
     while time.monotonic() < deadline:
         done, status = os.waitpid(child, os.WNOHANG)
         if done:
-            return os.waitstatus_to_exitcode(status) == 0
+            return "seen" if os.waitstatus_to_exitcode(status) else "survived"
         time.sleep(0.05)
     os.kill(child, 9)
     os.waitpid(child, 0)
-    return False
+    return "too long"
 
 
 def _run_tests(tests: list[str], copy: Path) -> None:
