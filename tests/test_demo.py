@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import shlex
@@ -21,6 +22,12 @@ from report_pages import record, write_lines
 
 from recipes.demo import main as demo
 from recipes.demo.run_watch import SHARED_MEMORY, RunWatch
+from recipes.demo.verdict import judge
+from recipes.learning_study.blind_bound import compute_bounds
+from verl_videomtr.episode import EpisodeConfig
+from verl_videomtr.settings import load_settings
+from verl_videomtr.verl_plugin.compose import compose as compose_launch
+from verl_videomtr.verl_plugin.pools_command import read_job
 
 needs_linux = pytest.mark.skipif(platform.system() != "Linux", reason="/proc, /dev/shm and subreapers are Linux's")
 
@@ -123,11 +130,90 @@ def test_interrupted_demo_says_so_in_one_line_and_leaves_nothing_running(tmp_pat
 
 
 def test_changed_settings_get_folders_of_their_own(monkeypatch):
-    data, base = demo.data_folder(), demo.base_folder()
+    data, base = demo.data_folder(0), demo.base_folder(0)
+    assert (demo.data_folder(1) != data, demo.base_folder(1) != base) == (True, True)
     monkeypatch.setitem(demo.DATA_ROWS, "val", 5)
-    assert (demo.data_folder() != data, demo.base_folder() == base) == (True, True)
-    monkeypatch.setattr(demo, "TEACH_STEPS", 1)
-    assert demo.base_folder() != base
+    assert (demo.data_folder(0) != data, demo.base_folder(0) == base) == (True, True)
+    monkeypatch.setattr(demo, "FRAME_BUDGET", 16)
+    assert demo.base_folder(0) != base
+
+
+@pytest.mark.parametrize("device", ["cpu", "gpu"])
+def test_the_run_is_seeded_and_held_to_its_base_on_either_device(tmp_path, device):
+    _, _, module, *overrides = demo.train_command(
+        tmp_path, tmp_path, tmp_path, demo.parse_arguments(["--device", device, "--seed", "3"])
+    )
+    assert module == "verl.trainer.main_ppo"
+    config = compose_launch(overrides)
+    assert (config.data.seed, config.actor_rollout_ref.rollout.seed, config.critic.fsdp.seed) == (3, 3, 3)
+    actor = config.actor_rollout_ref.actor
+    assert (actor.use_kl_loss, actor.kl_loss_coef, actor.optim.lr) == (True, 0.05, 3e-4)
+    episode = load_settings(config).episode
+    assert (episode.max_turns, episode.frame_budget, episode.pool_size) == (3, demo.FRAME_BUDGET, 64)
+
+
+def test_frames_decoded_beforehand_are_those_that_the_run_asks_for(tmp_path):
+    _, _, module, command, *overrides = demo.pools_command(tmp_path)
+    assert (module, command) == ("verl_videomtr.cli", "pools")
+    files = overrides.index("--files")
+    assert overrides[files + 1 : files + 3] == [f"{tmp_path}/train.parquet", f"{tmp_path}/val.parquet"]
+    job = read_job(compose_launch(overrides[:files]))
+    _, _, _, *run = demo.train_command(tmp_path / "run", tmp_path, tmp_path, demo.parse_arguments([]))
+    video = load_settings(compose_launch(run)).video
+    assert (job.config, job.form, job.directory) == (video.pool, video.cache.form, str(video.cache.dir))
+
+
+def test_the_task_leaves_room_above_every_policy_that_does_not_aim():
+    """What the demo claims to show can be shown: chosen by what can be computed, before any run."""
+    episode = EpisodeConfig(pool_size=64, frame_budget=demo.FRAME_BUDGET, max_turns=3, initial_frames=8)
+    bounds = compute_bounds(demo.task_config(), episode)
+    assert max(bounds.blind, bounds.uniform) < 0.44
+    assert bounds.whole_scene > 0.9
+
+
+def validation(folder, step, rights, *, videos=8, **episode):
+    """Write a validation of four questions a video; the first `rights` are right."""
+    base = record()["episode"]
+    shape = {"pool_size": 64, "frame_budget": 22, "max_turns": 3, "overview_frames": 8} | episode
+    lines = [record(video=f"videos/{i // 4}.mp4", correct=i < rights, episode=base | shape) for i in range(4 * videos)]
+    write_lines(folder / "val" / f"step_{step:06d}.jsonl", *lines)
+
+
+def test_a_run_far_above_both_levels_has_learned_and_says_so(tmp_path):
+    validation(tmp_path, 0, 8)
+    validation(tmp_path, 30, 28)
+    verdict = judge(tmp_path, demo.task_config())
+    assert verdict.learned is True
+    assert (verdict.before.value, verdict.after.value, verdict.num_videos) == (0.25, 0.875, 8)
+    assert (verdict.blind, verdict.single_look) == pytest.approx((0.4375, 0.4375), abs=1e-3)
+    # Whole videos are right or wrong: of 8, 7 are right. Over questions Wilson's interval would be .72 to .95.
+    assert verdict.after.low < 0.7
+    assert str(verdict).startswith("It learned to look where the question points: 0.88 (0.62 to 1.00) of 32 questions")
+    assert "0.25 before training; the best blind sweep comes to 0.44, one look at all 22 frames to 0.44" in str(verdict)
+
+
+def test_a_run_below_a_level_has_not_learned_and_says_so(tmp_path):
+    validation(tmp_path, 0, 8)
+    validation(tmp_path, 30, 12)
+    verdict = judge(tmp_path, demo.task_config())
+    assert verdict.learned is False
+    assert str(verdict).startswith("It did not learn to look where the question points: 0.38")
+
+
+def test_a_run_whose_interval_reaches_down_to_a_level_is_not_decided(tmp_path):
+    validation(tmp_path, 30, 17)
+    verdict = judge(tmp_path, demo.task_config())
+    assert (verdict.before, verdict.learned) == (None, None)
+    assert str(verdict).startswith("Not decided, the interval reaches down to what needs no aim: 0.53")
+
+
+def test_episodes_without_bounds_are_not_judged_and_a_run_without_validation_has_no_verdict(tmp_path):
+    assert judge(tmp_path, demo.task_config()) is None
+    validation(tmp_path, 2, 28, max_turns=6)
+    verdict = judge(tmp_path, demo.task_config())
+    assert verdict.learned is None
+    assert str(verdict).endswith("for episodes of these settings no bounds are computed")
+    assert json.loads(json.dumps(verdict.to_json()))["learned"] is None
 
 
 def test_the_demo_ends_with_the_path_of_its_page(tmp_path, capsys):

@@ -13,7 +13,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from data_prep.synthetic import NeedleConfig, write_video
 from recipes.learning_study import study
 from recipes.learning_study.blind_bound import compute_bounds
-from recipes.learning_study.examine import SITUATIONS, examine
+from recipes.learning_study.examine import MARKS, SITUATIONS, examine, shortfalls
 from recipes.learning_study.fast_policy import FastPolicy, picture_features
 from recipes.learning_study.lessons import LETTERS, Habits, Teacher, make_case, new_episode
 from recipes.learning_study.pictures import make_picture_book
@@ -142,6 +142,29 @@ def test_fast_policy_equals_the_models_own_pass_over_pixels_of_a_real_file(tmp_p
     np.testing.assert_allclose(fast.numpy(), logits[:-1].numpy(), atol=2e-4)
 
 
+def test_samples_are_those_of_whole_passes_over_rows_of_any_length(processor, book, model):
+    """The cache of keys and values, with its padding in between, changes nothing."""
+    scribe = Scribe(processor.tokenizer)
+    rows = [
+        transcript_of(make_case(CONFIG, random.Random(i)), RESPONSES[:i], scribe, book)
+        for i in range(len(RESPONSES) + 1)
+    ]
+    assert len({len(row.ids) for row in rows}) == len(rows)
+    with torch.no_grad():
+        policy = FastPolicy(model, picture_features(model, book))
+    sampled = policy.sample(rows, generator=torch.Generator().manual_seed(3), max_tokens=6)
+    generator = torch.Generator().manual_seed(3)
+    for step in range(6):
+        last = torch.tensor([len(row.ids) for row in rows])
+        with torch.no_grad():
+            log_probs = policy.label_log_probs(rows, torch.arange(len(rows)), last)
+        tokens = torch.multinomial(log_probs.exp(), 1, generator=generator)[:, 0].tolist()
+        assert tokens == [response[step] for response in sampled]
+        for row, token in zip(rows, tokens, strict=True):
+            row.ids.append(token)
+            row.pictures.append(NO_PICTURE)
+
+
 def test_lessons_label_what_is_seen_and_never_when_to_retrieve(processor, book):
     scribe = Scribe(processor.tokenizer)
     teacher = Teacher(CONFIG, Habits(rate=0.2, aim=0.5), scribe, book)
@@ -170,6 +193,7 @@ def test_lessons_label_what_is_seen_and_never_when_to_retrieve(processor, book):
 
 def test_teaching_is_decided_by_its_seed_and_keeps_what_it_made(tmp_path, capsys):
     arguments = ["--base", "demo", "--eye-steps", "1", "--steps", "2", "--batch-size", "2", "--threads", "1"]
+    arguments += ["--exam-cases", "0"]
     assert main([*arguments, "--out", str(tmp_path / "base")]) == 0
     assert main([*arguments, "--out", str(tmp_path / "again")]) == 0
     weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("base", "again")]
@@ -187,6 +211,34 @@ def test_examination_covers_every_situation(model, processor):
     table = examine(model, processor, CONFIG, num_cases=2)
     assert set(table) == {situation.name for situation in SITUATIONS}
     assert all(0 <= share <= 1 for shares in table.values() for share in shares.values())
+
+
+def test_examination_names_each_mark_that_is_missed():
+    table = {situation: {} for situation, _, _ in MARKS}
+    for situation, column, least in MARKS:
+        table[situation][column] = least
+    assert shortfalls(table) == []
+    table["overview"]["place ok"] = 0.9
+    del table["right look"]["acc seen"]
+    assert shortfalls(table) == ["overview: place ok 0.90 of 0.97", "right look: acc seen 0.00 of 0.95"]
+
+
+def test_a_model_that_does_not_pass_is_taught_on_then_refused_and_not_saved(tmp_path, capsys):
+    arguments = ["--base", "demo", "--eye-steps", "1", "--steps", "1", "--batch-size", "2", "--threads", "1"]
+    arguments += ["--exam-cases", "2", "--max-rounds", "1", "--round-steps", "2", "--out", str(tmp_path / "base")]
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    assert stopped.value.code == 1
+    out, err = capsys.readouterr()
+    assert [line.split(":")[0] for line in out.splitlines()] == [
+        "eyes",
+        "step 1",
+        "examination",
+        "step 2",
+        "examination",
+    ]
+    assert "does not pass its examination after 1 steps of lessons and 1 rounds of 2: overview: format ok 0.00" in err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_bounds_leave_room_only_for_policies_that_look_where_the_question_points():
@@ -230,19 +282,16 @@ def test_a_habit_that_is_no_probability_is_refused():
     ("base", "config"),
     [
         ("study", CONFIG),
-        ("demo", NeedleConfig(pool_size=64, num_scenes=4, num_distractors=3, random_order=False)),
+        ("demo", NeedleConfig(pool_size=64, needle_frames=1, random_order=False)),
     ],
 )
-def test_the_taught_models_read_the_needle_asked_for(base, config):
+def test_the_taught_models_pass_and_retrieve_as_often_as_taught(base, config):
     torch.set_num_threads(2)
     habits, course = BASES[base]
     model, processor = teach(config, habits, course, seed=0, report=lambda line: None)
-    table = examine(model, processor, config, num_cases=128, frame_budget=course.frame_budget)
-    assert table["overview"]["format ok"] > 0.95
+    table = examine(model, processor, config, num_cases=128, seed=1, frame_budget=course.frame_budget)
     assert table["overview"]["place ok"] > 0.95
     assert table["overview"]["retrieves"] == pytest.approx(habits.rate, abs=0.12 if base == "demo" else 0.04)
-    for order in ("right then wrong, last turn", "wrong then right, last turn"):
-        assert table[order]["acc seen"] > 0.9
 
 
 def test_course_that_cannot_be_held_is_refused():

@@ -2,10 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """`make demo`: needles in video -> a tiny taught model -> verl's PPO trainer with this plugin -> a summary and a page.
 
-    python -m recipes.demo.main [--device cpu|gpu] [--steps N] [hydra overrides ...]
+    python -m recipes.demo.main [--device cpu|gpu] [--steps N] [--seed S] [hydra overrides ...]
 
-Videos and base model are made once and kept in `.cache/demo`; each training run has a folder of its own in
-`outputs/demo`. Further arguments are Hydra overrides for the training run.
+Videos, their decoded frames and the base model are made once for each seed and kept in `.cache/demo`; each training run
+has a folder of its own in `outputs/demo`. Further arguments are Hydra overrides for the training run.
 """
 
 from __future__ import annotations
@@ -26,26 +26,33 @@ from typing import Any
 from data_prep import synthetic
 from recipes.demo.run_watch import RunWatch
 from recipes.demo.summary import StepLine, summarize_run, write_summary
+from recipes.demo.verdict import judge
+from recipes.learning_study import study
 from verl_videomtr.cli import main as videomtr
 
 CACHE = Path(".cache/demo")
 OUTPUTS = Path("outputs/demo")
-SEED = 0
-TEACH_STEPS = 220
-DATA_ROWS = {"train": 512, "val": 96, "test": 96}
+STEPS = 30
+DATA_ROWS = {"train": 768, "val": 192, "test": 0}
+"""Questions, four of a video; the splits share none."""
 TASK = (
-    "--pool-size", "64", "--num-scenes", "4", "--num-distractors", "3", "--needle-frames", "2",
-    "--no-random-order", "--no-shuffle-options",
+    "--pool-size", "64", "--num-scenes", "8", "--num-distractors", "7", "--needle-frames", "1", "--no-random-order",
 )  # fmt: skip
-"""Easier than the learning study's: the tiny model learns to read it within minutes."""
+"""Eight scenes in one order, each with a sign that stands for one of 64 frames."""
+FRAME_BUDGET = 22
+"""B: an overview of 8, then 7 a look. Blind looks and one uniform look come to .438, one look over the scene that the
+question names to .906: `python -m recipes.learning_study.blind_bound --frame-budget 22` with TASK."""
+SETTINGS = (
+    "videomtr.episode.max_turns=3",
+    f"videomtr.episode.frame_budget={FRAME_BUDGET}",
+    "videomtr.episode.initial_frames=8",
+    *study.OPTIMISATION,
+)
+"""Overrides of the training run beside paths, seeds and steps."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m recipes.demo.main", description=__doc__.splitlines()[0])
-    parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
-    parser.add_argument("--steps", type=int, default=24, help="training steps (default: %(default)s)")
-    parser.add_argument("overrides", nargs="*", help="Hydra overrides for the training run")
-    arguments = parser.parse_args(argv)
+    arguments = parse_arguments(argv)
     # As Ctrl-C does: what was started is ended on the way out.
     signal.signal(signal.SIGTERM, _interrupt)
     try:
@@ -53,6 +60,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as error:
         print("demo: interrupted; run it again: finished videos and base model are kept", file=sys.stderr)
         return 128 + (error.args[0] if error.args else signal.SIGINT)
+
+
+def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m recipes.demo.main", description=__doc__.splitlines()[0])
+    parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
+    parser.add_argument("--steps", type=int, default=STEPS, help="training steps (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of videos, base model and training (default: %(default)s)")
+    parser.add_argument("overrides", nargs="*", help="Hydra overrides for the training run")
+    return parser.parse_args(argv)
 
 
 def _interrupt(number: int, _frame: object) -> None:
@@ -63,10 +79,12 @@ def demo(arguments: argparse.Namespace) -> int:
     """Make what is missing, train, and sum up; return the exit code."""
     began = time.monotonic()
     seconds: dict[str, float] = {}
-    data, base = data_folder(), base_folder()
+    data, base = data_folder(arguments.seed), base_folder(arguments.seed)
+    threads = ["--threads", str(os.cpu_count() or 1)]
     for name, command in (
-        ("videos", [*data_command(), "--out", str(data)]),
-        ("base model", [*teach_command(), "--out", str(base), "--threads", str(os.cpu_count() or 1)]),
+        ("videos", [*data_command(arguments.seed), "--out", str(data)]),
+        ("frames", pools_command(data)),
+        ("base model", [*teach_command(arguments.seed), "--out", str(base), *threads]),
     ):
         started = time.monotonic()
         print(f"{name}: {' '.join(command[1:])}", flush=True)
@@ -82,9 +100,18 @@ def demo(arguments: argparse.Namespace) -> int:
     if code:
         print_failure(run, code)
         return 1
-    summary = summarize_run(run, seconds={**seconds, "all": time.monotonic() - began}, peak_memory_gib=peak_gib)
+    verdict = judge(run / "trajectories", task_config())
+    seconds["all"] = time.monotonic() - began
+    summary = summarize_run(run, verdict=verdict, seconds=seconds, peak_memory_gib=peak_gib)
     print(write_summary(summary, run))
     return write_page(run, data)
+
+
+def task_config() -> synthetic.NeedleConfig:
+    """The task's settings, as the maker of the videos reads them."""
+    parser = argparse.ArgumentParser()
+    synthetic.add_config_arguments(parser)
+    return synthetic.config_from_arguments(parser.parse_args(TASK))
 
 
 def write_page(run: Path, data: Path) -> int:
@@ -92,26 +119,39 @@ def write_page(run: Path, data: Path) -> int:
     return videomtr(["report", str(run), "--out", str(run / "report.html"), "--video-root", str(data)])
 
 
-def data_command() -> list[str]:
+def data_command(seed: int) -> list[str]:
     """The command that makes videos and rows, but for the folder."""
     rows = [part for split, number in DATA_ROWS.items() for part in (f"--num-{split}", str(number))]
-    return [sys.executable, "-m", "data_prep.synthetic", "--seed", str(SEED), *TASK, *rows]
+    return [sys.executable, "-m", "data_prep.synthetic", "--seed", str(seed), *TASK, *rows]
 
 
-def teach_command() -> list[str]:
+def pools_command(data: Path) -> list[str]:
+    """The command that decodes every frame once: runs that fetch them a few at a time wait for them at every turn."""
+    files = [str(data / f"{split}.parquet") for split, number in DATA_ROWS.items() if number]
+    overrides = ["+videomtr=paper", "+videomtr/model=tiny", *SETTINGS, *video_overrides(data)]
+    command = [sys.executable, "-m", "verl_videomtr.cli", "pools", *overrides, "--files", *files]
+    return [*command, "--workers", str(os.cpu_count() or 1)]
+
+
+def video_overrides(data: Path) -> list[str]:
+    """Where the videos and their decoded frames are."""
+    return [f"videomtr.video.root={data.resolve()}", f"videomtr.video.cache.dir={(data / 'pools').resolve()}"]
+
+
+def teach_command(seed: int) -> list[str]:
     """The command that teaches the base model, but for the folder and what changes its speed alone."""
-    command = [sys.executable, "-m", "recipes.learning_study.teach", "--base", "demo"]
-    return [*command, "--seed", str(SEED), "--steps", str(TEACH_STEPS), *TASK]
+    command = [sys.executable, "-m", "recipes.learning_study.teach", "--base", "demo", "--seed", str(seed)]
+    return [*command, "--frame-budget", str(FRAME_BUDGET), *TASK]
 
 
-def data_folder() -> Path:
+def data_folder(seed: int) -> Path:
     """Where the videos are; the maker refuses a folder that holds something else, so each setting has its own."""
-    return CACHE / f"data_{_short_hash(data_command())}"
+    return CACHE / f"data_{_short_hash(data_command(seed))}"
 
 
-def base_folder() -> Path:
+def base_folder(seed: int) -> Path:
     """Where the base model is."""
-    return CACHE / f"base_{_short_hash(teach_command())}"
+    return CACHE / f"base_{_short_hash(teach_command(seed))}"
 
 
 def _short_hash(command: Sequence[str]) -> str:
@@ -133,14 +173,15 @@ def new_run_folder() -> Path:
     raise RuntimeError(f"{OUTPUTS} has no free run number; remove old runs")
 
 
-def train(run: Path, data: Path, base: Path, arguments: argparse.Namespace) -> tuple[int, float]:
-    """Run verl's trainer; print a line per step; return its exit code and the peak of memory in GiB."""
-    command = [
+def train_command(run: Path, data: Path, base: Path, arguments: argparse.Namespace) -> list[str]:
+    """The trainer's command."""
+    return [
         sys.executable, "-m", "verl.trainer.main_ppo",
         "+videomtr=paper", f"+videomtr/device={arguments.device}", "+videomtr/model=tiny",
+        *SETTINGS, *study.seed_overrides(arguments.seed),
         f"data.train_files={(data / 'train.parquet').resolve()}",
         f"data.val_files={(data / 'val.parquet').resolve()}",
-        f"videomtr.video.root={data.resolve()}",
+        *video_overrides(data),
         f"actor_rollout_ref.model.path={base.resolve()}",
         f"critic.model.path={base.resolve()}",
         f"videomtr.dump.dir={(run / 'trajectories').resolve()}",
@@ -153,6 +194,11 @@ def train(run: Path, data: Path, base: Path, arguments: argparse.Namespace) -> t
         "trainer.logger=[console,file,tensorboard]",
         *arguments.overrides,
     ]  # fmt: skip
+
+
+def train(run: Path, data: Path, base: Path, arguments: argparse.Namespace) -> tuple[int, float]:
+    """Run verl's trainer; print a line per step; return its exit code and the peak of memory in GiB."""
+    command = train_command(run, data, base, arguments)
     variables = trainer_environment(run, arguments.device)
     (run / "command.txt").write_text(shell_command(command, variables), encoding="utf-8")
     print(f"training: {run / 'command.txt'}, log in {run / 'train.log'}", flush=True)

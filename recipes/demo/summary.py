@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from recipes.demo.verdict import Verdict
+
 PHASES = {
     "rollout": "timing_s/gen",
     "log-probs": "timing_s/old_log_prob",
@@ -78,20 +80,22 @@ def read_metrics(path: Path) -> list[StepLine]:
     return [StepLine.of(json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
 
 
-def summarize_run(run: Path, *, seconds: Mapping[str, float], peak_memory_gib: float) -> dict[str, Any]:
+def summarize_run(
+    run: Path, *, verdict: Verdict | None, seconds: Mapping[str, float], peak_memory_gib: float
+) -> dict[str, Any]:
     """Collect a finished run's figures.
 
     Args:
         run: folder with metrics.jsonl, trajectories/ and checkpoints/.
+        verdict: on the held-out episodes; None where the run had no validation.
         seconds: wall seconds of each stage.
         peak_memory_gib: rise of the machine's used memory during training.
     """
     lines = read_metrics(run / "metrics.jsonl")
     steps = [line.data for line in lines if "videomtr/episode/accuracy" in line.data]
-    held_out = [(line.step, value) for line in lines if (value := _held_out(line.data)) is not None]
     return {
         "steps": len(steps),
-        "held_out_accuracy": {"before": held_out[0][1], "after": held_out[-1][1]} if held_out else None,
+        "held_out": verdict.to_json() if verdict else None,
         "first_steps": {name: _mean(steps[:WINDOW], key) for name, key in SHOWN.items()},
         "last_steps": {name: _mean(steps[-WINDOW:], key) for name, key in SHOWN.items()},
         "seconds_per_step": {name: _mean(steps[1:] or steps, key) for name, key in PHASES.items()},
@@ -112,8 +116,6 @@ def write_summary(summary: Mapping[str, Any], run: Path) -> str:
         first, last = summary["first_steps"][name], summary["last_steps"][name]
         if first is not None or last is not None:
             page.append(f"  {name:<36} {_show(first)} -> {_show(last)}")
-    if held_out := summary["held_out_accuracy"]:
-        page.append(f"  {'held-out accuracy':<36} {_show(held_out['before'])} -> {_show(held_out['after'])}")
     page.append("seconds per step:")
     page += [f"  {name:<36} {_show(value)}" for name, value in summary["seconds_per_step"].items() if value is not None]
     page.append("wall seconds:")
@@ -123,6 +125,8 @@ def write_summary(summary: Mapping[str, Any], run: Path) -> str:
     page.append(f"validation generations:     {summary['validation']}/*.jsonl")
     page.append(f"checkpoint:                 {summary['checkpoints']}")
     page.append(f"the same as JSON:           {run / 'summary.json'}")
+    held_out = summary["held_out"]
+    page += ["", held_out["words"] if held_out else "No validation: nothing is said of held-out videos"]
     return "\n".join(page)
 
 

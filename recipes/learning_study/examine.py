@@ -73,6 +73,33 @@ COLUMNS = {
     "hits": "retrievals that return the needle",
 }
 
+MARKS = (
+    ("overview", "format ok", 0.97),
+    ("overview", "place ok", 0.97),
+    ("overview, retrieval forced", "format ok", 0.85),
+    ("right look", "acc seen", 0.95),
+    ("right then wrong, last turn", "format ok", 0.97),
+    ("right then wrong, last turn", "acc seen", 0.95),
+    ("wrong then right, last turn", "acc seen", 0.95),
+    ("wrong then wrong, last turn", "format ok", 0.97),
+    ("wrong then wrong, last turn", "place ok", 0.97),
+)
+"""(situation, column, least) that a base must reach: reinforcement at temperature 1 erodes what is not yet sure."""
+
+
+def reached(table: dict[str, dict[str, float]]) -> list[str]:
+    """Name each mark with what a base reached."""
+    return [f"{situation}: {column} {table[situation].get(column, 0.0):.2f}" for situation, column, _ in MARKS]
+
+
+def shortfalls(table: dict[str, dict[str, float]]) -> list[str]:
+    """Name each mark that a base misses, with what it reached; nothing where it passes."""
+    return [
+        f"{situation}: {column} {table[situation].get(column, 0.0):.2f} of {least:.2f}"
+        for situation, column, least in MARKS
+        if table[situation].get(column, 0.0) < least
+    ]
+
 
 def examine(
     model,

@@ -7,9 +7,10 @@ hundred frames, of a few dozen distinct pictures.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
-from transformers import Qwen2_5_VLForConditionalGeneration
+from transformers import DynamicCache, Qwen2_5_VLForConditionalGeneration
 
 from recipes.learning_study.pictures import PictureBook
 from recipes.learning_study.transcript import NO_PICTURE, Transcript
@@ -43,22 +44,26 @@ class FastPolicy:
 
     def hidden(self, transcripts: Sequence[Transcript]) -> torch.Tensor:
         """Return the last layer's states, (batch, longest, hidden_size); rows are padded on the right."""
+        return self._pass(self._embed(transcripts)).last_hidden_state
+
+    def _embed(self, transcripts: Sequence[Transcript]) -> torch.Tensor:
+        """Embed tokens and pictures: (batch, longest, hidden_size)."""
         longest = max(len(transcript.ids) for transcript in transcripts)
         ids = torch.zeros(len(transcripts), longest, dtype=torch.long)
         pictures = torch.full_like(ids, NO_PICTURE)
         for row, transcript in enumerate(transcripts):
             ids[row, : len(transcript.ids)] = torch.tensor(transcript.ids)
             pictures[row, : len(transcript.ids)] = torch.tensor(transcript.pictures)
-        return self.states(ids, pictures)
-
-    def states(self, ids: torch.Tensor, pictures: torch.Tensor) -> torch.Tensor:
-        """Return the last layer's states of ids and pictures, (batch, length) each; padding must be on the right."""
         text = self.model.get_input_embeddings()(ids)
-        embeddings = torch.where((pictures >= 0)[..., None], self.features[pictures.clamp(min=0)], text)
+        return torch.where((pictures >= 0)[..., None], self.features[pictures.clamp(min=0)], text)
+
+    def _pass(self, embeddings: torch.Tensor, *, positions: torch.Tensor | None = None, **cache: Any) -> Any:
         # A frame is one visual token, so all three position axes count tokens, as get_rope_index has it.
-        positions = torch.arange(ids.shape[1]).expand(3, len(ids), -1)
-        outputs = self.model.model.language_model(inputs_embeds=embeddings, position_ids=positions, use_cache=False)
-        return outputs.last_hidden_state
+        if positions is None:
+            positions = torch.arange(embeddings.shape[1]).expand(len(embeddings), -1)
+        return self.model.model.language_model(
+            inputs_embeds=embeddings, position_ids=positions.expand(3, -1, -1), use_cache=bool(cache), **cache
+        )
 
     def label_log_probs(
         self, transcripts: Sequence[Transcript], rows: torch.Tensor, positions: torch.Tensor
@@ -85,27 +90,31 @@ class FastPolicy:
             The tokens, the end of the message included where it came.
         """
         lengths = torch.tensor([len(transcript.ids) for transcript in transcripts])
-        total = int(lengths.max()) + max_tokens
-        ids = torch.zeros(len(transcripts), total, dtype=torch.long)
-        pictures = torch.full_like(ids, NO_PICTURE)
-        for row, transcript in enumerate(transcripts):
-            ids[row, : lengths[row]] = torch.tensor(transcript.ids)
-            pictures[row, : lengths[row]] = torch.tensor(transcript.pictures)
-        rows = torch.arange(len(transcripts))
+        embeddings = self._embed(transcripts)
+        # Of keys and values of what came before, padding is left out.
+        seen = (torch.arange(embeddings.shape[1]) < lengths[:, None]).long()
+        cache = DynamicCache()
+        outputs = self._pass(embeddings, past_key_values=cache)
+        states = outputs.last_hidden_state[torch.arange(len(transcripts)), lengths - 1]
         end = self.model.config.text_config.eos_token_id
         ended = torch.zeros(len(transcripts), dtype=torch.bool)
         responses: list[list[int]] = [[] for _ in transcripts]
         for step in range(max_tokens):
-            longest = int(lengths.max()) + step
-            states = self.states(ids[:, :longest], pictures[:, :longest])[rows, lengths + step - 1]
             probabilities = self.model.lm_head(states).softmax(-1)
             tokens = torch.multinomial(probabilities, 1, generator=generator)[:, 0]
             if forced is not None and step == DECISION_OFFSET:
                 tokens = torch.tensor(list(forced))
-            ids[rows, lengths + step] = tokens
-            for row in rows[~ended].tolist():
+            for row in (~ended).nonzero()[:, 0].tolist():
                 responses[row].append(int(tokens[row]))
             ended |= tokens == end
             if bool(ended.all()):
                 break
+            seen = torch.cat([seen, torch.ones(len(seen), 1, dtype=torch.long)], dim=1)
+            outputs = self._pass(
+                self.model.get_input_embeddings()(tokens)[:, None],
+                positions=(lengths + step)[:, None],
+                attention_mask=seen,
+                past_key_values=cache,
+            )
+            states = outputs.last_hidden_state[:, 0]
         return responses

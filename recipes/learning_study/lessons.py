@@ -36,8 +36,8 @@ RANGE_WEIGHT = 3.0
 """Weight of a range's index: ranges are rarer than thoughts."""
 RANGE_OFFSETS = (6, 8)
 """Offsets of a range's two indices in a response that retrieves."""
-TRIM = 5
-"""An aimed range may begin or end this many frames inside the scene."""
+TRIM_SHARE = 3
+"""An aimed range begins and ends within the first and the last of this many parts of the scene."""
 MAX_BLIND_SPAN = 32
 CUT_SHORT = ("<think>", "{thought}", "{thought}<retrieve>{place}")
 UNUSABLE = (
@@ -227,7 +227,8 @@ class Teacher:
         if sighting is not None:
             return max(0, sighting - rng.randrange(3)), min(self.config.pool_size - 1, sighting + rng.randrange(3))
         first, end = scene_bounds(self.config, case.scene)
-        return first + rng.randrange(TRIM), end - 1 - rng.randrange(TRIM)
+        trim = max(1, (end - first) // TRIM_SHARE)
+        return first + rng.randrange(trim), end - 1 - rng.randrange(trim)
 
     def _label(
         self,

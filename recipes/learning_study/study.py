@@ -33,17 +33,21 @@ STEPS = 80
 TEST_EVERY = 20
 SAVE_EVERY = 20
 
-COMMON = (
-    f"videomtr.episode.max_turns={MAX_TURNS}",
-    f"videomtr.episode.frame_budget={FRAME_BUDGET}",
-    "videomtr.episode.initial_frames=8",
-    "videomtr.episode.pool_size=128",
+OPTIMISATION = (
     # At 5e-4 and without a KL term the noise of a few steps erased what the thoughts had been taught.
     "actor_rollout_ref.actor.optim.lr=3e-4",
     "critic.optim.lr=1e-3",
     "actor_rollout_ref.actor.use_kl_loss=true",
     "actor_rollout_ref.actor.kl_loss_coef=0.05",
     "actor_rollout_ref.actor.kl_loss_type=low_var_kl",
+)
+"""What a model of this size is trained with; the demo shares it."""
+COMMON = (
+    f"videomtr.episode.max_turns={MAX_TURNS}",
+    f"videomtr.episode.frame_budget={FRAME_BUDGET}",
+    "videomtr.episode.initial_frames=8",
+    "videomtr.episode.pool_size=128",
+    *OPTIMISATION,
 )
 """Overrides of every run, beside paths, seeds and step counts."""
 
@@ -166,16 +170,18 @@ def overrides_of(variant: str, seed: int, *, steps: int = STEPS) -> list[str]:
         *COMMON,
         f"data.train_batch_size={BATCH // chosen.group_size}",
         f"actor_rollout_ref.rollout.n={chosen.group_size}",
-        f"data.seed={seed}",
-        f"actor_rollout_ref.rollout.seed={seed}",
-        f"actor_rollout_ref.actor.data_loader_seed={seed}",
-        f"critic.data_loader_seed={seed}",
-        f"actor_rollout_ref.actor.fsdp_config.seed={seed}",
-        f"critic.fsdp.seed={seed}",
+        *seed_overrides(seed),
         f"trainer.total_training_steps={steps}",
         "trainer.total_epochs=1000",
         *chosen.overrides,
     ]
+
+
+def seed_overrides(seed: int) -> list[str]:
+    """Seed the order of rows, the sampling and the first weights of the critic's head."""
+    keys = ("data.seed", "actor_rollout_ref.rollout.seed", "actor_rollout_ref.actor.data_loader_seed")
+    keys += ("critic.data_loader_seed", "actor_rollout_ref.actor.fsdp_config.seed", "critic.fsdp.seed")
+    return [f"{key}={seed}" for key in keys]
 
 
 def run_command(
