@@ -103,6 +103,20 @@ def test_steps_are_on_disk_as_they_are_made_and_attempts_add_up(tmp_path):
     assert sorted(path.name for path in (tmp_path / "results").iterdir()) == ["full_seed0.json", "full_seed0.jsonl"]
 
 
+def test_lines_of_an_ended_run_are_packed_and_read_the_same_and_a_new_attempt_unpacks_them(tmp_path):
+    record = RunRecord("full_seed0", tmp_path)
+    record.begin(plan_start([], steps=4, checkpoint_step=0), {}, ATTEMPT)
+    for line in lines_to(4, evaluated=(0, 4)):
+        record.append(line["step"], line["data"])
+    record.pack()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["full_seed0.json", "full_seed0.jsonl.gz"]
+    assert record.lines() == lines_to(4, evaluated=(0, 4))
+    record.begin(plan_start(record.lines(), steps=6, checkpoint_step=2), {}, ATTEMPT)
+    record.append(3, {"videomtr/episode/turns": 2.0})
+    assert [line["step"] for line in record.lines()] == [0, 1, 2, 3]
+    assert not record.packed_path.exists()
+
+
 def test_run_begun_with_other_settings_is_refused(tmp_path):
     record = RunRecord("full_seed0", tmp_path)
     record.check_settings({"seed": 0})

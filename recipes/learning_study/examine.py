@@ -74,7 +74,7 @@ COLUMNS = {
 }
 
 MARKS = (
-    ("overview", "format ok", 0.97),
+    ("overview", "format ok", 0.93),
     ("overview", "place ok", 0.97),
     ("overview, retrieval forced", "format ok", 0.85),
     ("right look", "acc seen", 0.95),
@@ -84,7 +84,8 @@ MARKS = (
     ("wrong then wrong, last turn", "format ok", 0.97),
     ("wrong then wrong, last turn", "place ok", 0.97),
 )
-"""(situation, column, least) that a base must reach: reinforcement at temperature 1 erodes what is not yet sure."""
+"""(situation, column, least) that a base must reach: reinforcement at temperature 1 erodes what is not yet sure.
+Ranges that run backwards cost it some of its valid responses where it may retrieve; those the reward corrects."""
 
 
 def reached(table: dict[str, dict[str, float]]) -> list[str]:

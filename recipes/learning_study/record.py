@@ -2,8 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The books of the sweep: a JSONL of metrics and a JSON of settings for every run, kept in the repository as it goes.
 
-    results/<variant>_seed<S>.jsonl   {"step": n, "data": {...}}, one line per step, appended as the trainer logs it
-    results/<variant>_seed<S>.json    settings, how often and how long it ran, and examples once it has ended
+    results/<variant>_seed<S>.jsonl      {"step": n, "data": {...}}, one line per step, appended as the trainer logs it
+    results/<variant>_seed<S>.jsonl.gz   the same, once the run has ended
+    results/<variant>_seed<S>.json       settings, how often and how long it ran, and examples once it has ended
 
 A run is complete when its last step was evaluated on the held-out rows. A stopped one goes on from its checkpoint where
 that is still there, and from its beginning where it is not.
@@ -11,6 +12,7 @@ that is still there, and from its beginning where it is not.
 
 from __future__ import annotations
 
+import gzip
 import json
 import math
 import os
@@ -88,33 +90,34 @@ def select_metrics(data: Mapping[str, Any]) -> dict[str, float]:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Read a JSONL; a last line that was cut while it was written is left out.
+    """Read a JSONL, compressed or not; a last line that was cut while it was written is left out.
 
     Raises:
         RecordError: another line is no JSON object with a step and its data.
     """
     if not path.exists():
         return []
-    raw_lines = path.read_text(encoding="utf-8").split("\n")
+    raw = path.read_bytes()
+    raw_lines = (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode("utf-8").split("\n")
     lines = []
-    for number, raw in enumerate(raw_lines, 1):
-        if not raw.strip():
+    for number, text in enumerate(raw_lines, 1):
+        if not text.strip():
             continue
         try:
-            line = json.loads(raw)
+            line = json.loads(text)
             lines.append({"step": int(line["step"]), "data": dict(line["data"])})
         except (ValueError, KeyError, TypeError) as error:
             if number == len(raw_lines):
                 continue
             raise RecordError(
-                f"line {number} is {raw[:60]!r}; expected a JSON object with `step` and `data`; {path}; "
+                f"line {number} is {text[:60]!r}; expected a JSON object with `step` and `data`; {path}; "
                 "remove the line, or the file to run it again"
             ) from error
     return lines
 
 
 class RunRecord:
-    """The two files of one run.
+    """The two files of one run: its lines, compressed once it has ended, and its facts.
 
     Args:
         name: of the run; the files' names begin with it.
@@ -123,11 +126,12 @@ class RunRecord:
 
     def __init__(self, name: str, folder: Path = RESULTS) -> None:
         self.lines_path = folder / f"{name}.jsonl"
+        self.packed_path = folder / f"{name}.jsonl.gz"
         self.facts_path = folder / f"{name}.json"
         self.name = name
 
     def lines(self) -> list[dict[str, Any]]:
-        return read_lines(self.lines_path)
+        return read_lines(self.packed_path if self.packed_path.exists() else self.lines_path)
 
     def facts(self) -> dict[str, Any]:
         """Settings, attempts and examples; {} for a run that never began."""
@@ -148,7 +152,8 @@ class RunRecord:
     def begin(self, start: Start, settings: Mapping[str, Any], attempt: Mapping[str, Any]) -> None:
         """Cut the lines back to where the run begins, and enter the attempt."""
         self.lines_path.parent.mkdir(parents=True, exist_ok=True)
-        _replace(self.lines_path, "".join(_dump(line) for line in start.kept))
+        _replace(self.lines_path, "".join(_dump(line) for line in start.kept).encode())
+        self.packed_path.unlink(missing_ok=True)
         attempts = self.facts().get("attempts", [])
         self._write({"settings": settings, "attempts": [*attempts, dict(attempt)]})
 
@@ -169,15 +174,20 @@ class RunRecord:
         """Set facts beside settings and attempts."""
         self._write({**self.facts(), **facts})
 
+    def pack(self) -> None:
+        """Compress the lines of a run that has ended; the same lines make the same bytes."""
+        _replace(self.packed_path, gzip.compress(self.lines_path.read_bytes(), mtime=0))
+        self.lines_path.unlink()
+
     def _write(self, facts: Mapping[str, Any]) -> None:
-        _replace(self.facts_path, json.dumps(facts, indent=1) + "\n")
+        _replace(self.facts_path, (json.dumps(facts, indent=1) + "\n").encode())
 
 
 def _dump(line: Mapping[str, Any]) -> str:
     return json.dumps(line, separators=(",", ":")) + "\n"
 
 
-def _replace(path: Path, text: str) -> None:
+def _replace(path: Path, content: bytes) -> None:
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    beside.write_text(text, encoding="utf-8")
+    beside.write_bytes(content)
     os.replace(beside, path)

@@ -126,13 +126,14 @@ def follow(metrics: Path, process: subprocess.Popen) -> Iterator[dict[str, Any]]
 
 
 def finish(record: RunRecord, folder: Path, steps: int) -> None:
-    """Keep examples of the first and the last step's trajectories; remove checkpoints."""
+    """Keep examples of the first and the last step's trajectories; compress the lines, remove checkpoints."""
     examples = {}
     for place, step in (("first_step", 1), ("last_step", steps)):
         path = step_file(folder / "trajectories", step)
         played = read_file(path).played if path.exists() else []
         examples[place] = [example_of(line) for line in played[:NUM_EXAMPLES]]
     record.add(examples=examples)
+    record.pack()
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
 
 

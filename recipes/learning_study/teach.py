@@ -84,7 +84,7 @@ class Course:
 
 BASES = {
     "study": (Habits(rate=0.02, aim=0.4), Course(steps=400, frame_budget=22)),
-    "demo": (Habits(rate=0.25, aim=0.5), Course(steps=120, frame_budget=22)),
+    "demo": (Habits(rate=0.25, aim=0.5), Course(steps=200, frame_budget=22)),
 }
 
 
