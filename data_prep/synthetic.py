@@ -51,6 +51,9 @@ COLOURS: dict[str, tuple[int, int, int]] = {
 SHAPES = ("square", "dot", "bars", "cross")
 """What a sign can show: white on a black board, so the background does not matter."""
 
+STRANGE_SHAPES = ("ring", "stairs", "corner")
+"""What a sign can show that no option names: evidence that can be found, and not read."""
+
 PHRASINGS = (
     "Which shape in the {colour} part?",
     "What is shown in the {colour} part?",
@@ -59,6 +62,11 @@ PHRASINGS = (
 ORDER_PHRASING = "Which shape is {which} in the {colour} part?"
 ORDINALS = ("first", "last")
 
+RING = ((2, 2, 3, 16), (15, 2, 3, 16), (2, 2, 16, 3), (2, 15, 16, 3))
+"""Row, column, height and width of its sides."""
+LENGTHS = {"short": (2, 8), "medium": (4, 4), "long": (8, 2)}
+"""(scenes, slots of a needle) of a mixture: a longer video has more parts, and each is less of it."""
+LENGTH_NAMES = {shape: name for name, shape in LENGTHS.items()}
 SLOT_FRAMES = 2
 """Real frames per slot: with two, the slot's middle is exactly the second one's time."""
 FRAME_RATES = (Fraction(2), Fraction(1), Fraction(2, 3))
@@ -90,6 +98,10 @@ class NeedleConfig:
     """Scene colours in random order; False keeps one order, and then the question alone says where to look."""
     shuffle_options: bool = False
     """Options in random order; False ties every shape to one letter."""
+    unreadable_percent: int = 0
+    """Chance that a scene's sign shows one of STRANGE_SHAPES; a question about it has an answer drawn by chance."""
+    mixed_length: bool = False
+    """Videos of three lengths by turns (LENGTHS), in place of num_scenes, needle_frames and num_distractors."""
     num_phrasings: int = 1
     """How many of the ways to word the question are used."""
     questions_per_video: int = 4
@@ -103,6 +115,7 @@ class NeedleConfig:
             ("needle_frames", 1, self.pool_size),
             ("needles_per_scene", 1, len(ORDINALS)),
             ("num_distractors", 0, self.num_scenes - 1),
+            ("unreadable_percent", 0, 100 if self.needles_per_scene == 1 else 0),
             ("num_phrasings", 1, len(PHRASINGS)),
             ("questions_per_video", 1, self.num_scenes if self.num_distractors else 1),
             ("size_px", 16, 4096),
@@ -170,6 +183,20 @@ def needle_placements(config: NeedleConfig, scene: int) -> list[tuple[int, ...]]
     return [(a, b) for a in starts for b in starts if b > a + num]
 
 
+def one_length(config: NeedleConfig, number: int) -> NeedleConfig:
+    """Return the settings of a mixture's video of this number; those of a task with one length are its own."""
+    if not config.mixed_length:
+        return config
+    num_scenes, needle_frames = list(LENGTHS.values())[number % len(LENGTHS)]
+    return dataclasses.replace(
+        config,
+        mixed_length=False,
+        num_scenes=num_scenes,
+        needle_frames=needle_frames,
+        num_distractors=num_scenes - 1,
+    )
+
+
 def make_layout(config: NeedleConfig, rng: random.Random) -> Layout:
     """Draw a video's scenes and needles."""
     colours = list(COLOURS)[: config.num_scenes]
@@ -185,6 +212,8 @@ def make_layout(config: NeedleConfig, rng: random.Random) -> Layout:
         if scene in with_needles:
             starts = rng.choice(needle_placements(config, scene))
             shapes = rng.sample(SHAPES, len(starts))
+            if config.unreadable_percent and rng.randrange(100) < config.unreadable_percent:
+                shapes = [rng.choice(STRANGE_SHAPES)]
             placed = tuple(
                 Needle(start=slot, num_slots=config.needle_frames, shape=shape)
                 for slot, shape in zip(starts, shapes, strict=True)
@@ -208,6 +237,9 @@ def draw_picture(colour: str, shape: str | None, size_px: int = PICTURE_PX) -> n
             "dot": [(slice(7, 13), slice(7, 13))],
             "bars": [(slice(y, y + 4), slice(2, 18)) for y in (2, 8, 14)],
             "cross": [(slice(2, 18), slice(8, 12)), (slice(8, 12), slice(2, 18))],
+            "ring": [(slice(y, y + h), slice(x, x + w)) for y, x, h, w in RING],
+            "stairs": [(slice(y, y + 5), slice(y, y + 5)) for y in (2, 7, 12)],
+            "corner": [(slice(2, 18), slice(2, 6)), (slice(14, 18), slice(2, 18))],
         }[shape]:
             board[rows, columns] = 255
     index = np.arange(size_px) * PICTURE_PX // size_px
@@ -247,18 +279,26 @@ def make_questions(layout: Layout, config: NeedleConfig, rng: random.Random) -> 
             which = rng.randrange(len(ORDINALS))
             question = ORDER_PHRASING.format(which=ORDINALS[which], colour=colour)
             answer = needles[which].shape
+        readable = answer in SHAPES
         yield {
             "question": question,
             "options": tuple(options),
-            "answer": "ABCD"[options.index(answer)],
+            # Drawn only where nothing is to be read: other tasks stay as they are.
+            "answer": "ABCD"[options.index(answer) if readable else rng.randrange(len(options))],
             "segments": [(needle.start, needle.start + needle.num_slots) for needle in needles],
             "metadata": {"colours": list(layout.colours), "scene": scene, "needle_starts": [n.start for n in needles]},
+            "groups": {
+                "detail": "single" if config.needles_per_scene == 1 else "multi",
+                "evidence": "readable" if readable else "unreadable",
+                "length": LENGTH_NAMES.get((config.num_scenes, config.needle_frames), "other"),
+            },
         }
 
 
 def video_plan(config: NeedleConfig, *, seed: int, split: str, video_idx: int) -> tuple[Layout, Fraction, list[dict]]:
     """Draw one video: its layout, frame rate and questions, decided by the seed, the split and its number alone."""
     rng = random.Random(f"{seed}/{split}/{video_idx}")
+    config = one_length(config, video_idx)
     layout = make_layout(config, rng)
     return layout, rng.choice(FRAME_RATES), list(make_questions(layout, config, rng))
 
@@ -289,7 +329,6 @@ def make_split(out: Path, config: NeedleConfig, *, seed: int, split: str, num_sa
                     video=name,
                     duration_seconds=config.pool_size * slot_seconds,
                     question_type="multiple_choice",
-                    groups={"detail": "single" if config.needles_per_scene == 1 else "multi"},
                     **{**fields, "segments": segments},
                 )
             )

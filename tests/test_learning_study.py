@@ -18,13 +18,14 @@ from recipes.learning_study.record import (
     read_lines,
     select_metrics,
 )
-from recipes.learning_study.run import example_of, follow, last_checkpoint, main
+from recipes.learning_study.run import example_of, follow, last_checkpoint, main, means_by_group, results_of
 from recipes.learning_study.run_all import runs_left, sweep
 from recipes.learning_study.tables import (
     Run,
     find_run,
     phase_seconds,
     read_runs,
+    table_of_gate,
     table_of_phases,
     table_of_runs,
     trajectories,
@@ -35,6 +36,7 @@ from verl_videomtr.verl_plugin.compose import compose
 from verl_videomtr.verl_plugin.pools_command import read_job
 
 ATTEMPT = {"from_step": 0}
+STEPS = study.STUDY.steps
 
 
 def lines_to(last, *, evaluated=()):
@@ -209,9 +211,10 @@ def test_every_variant_composes_and_trains_on_as_many_trajectories(variant):
     config = compose(study.overrides_of(variant, 3))
     assert config.data.train_batch_size * config.actor_rollout_ref.rollout.n == study.BATCH
     assert config.actor_rollout_ref.actor.ppo_mini_batch_size == config.data.train_batch_size
-    assert config.videomtr.episode.max_turns == (1 if variant == "single_turn" else study.MAX_TURNS)
+    turns = {"single_turn": 1, "single_turn_lengths": 1, "gated": 5, "ungated": 5}
+    assert config.videomtr.episode.max_turns == turns.get(variant, study.MAX_TURNS)
     assert (config.data.seed, config.actor_rollout_ref.rollout.seed) == (3, 3)
-    without = variant.startswith("no_bootstrapping") or variant in ("single_turn", "grpo")
+    without = variant.startswith("no_bootstrapping") or variant in ("single_turn", "single_turn_lengths", "grpo")
     assert config.videomtr.bootstrap.enabled != without
 
 
@@ -227,7 +230,19 @@ def test_frames_decoded_beforehand_are_those_that_the_runs_ask_for(tmp_path):
 
 def test_base_with_other_habits_is_taught_with_them(tmp_path):
     options = study.VARIANTS["full_unaimed"].base_options
-    assert study.base_command(tmp_path, options) == [*study.base_command(tmp_path), "--rate", "0.01", "--aim", "0"]
+    assert options == ("--rate", "0.01", "--aim", "0")
+    plain = study.base_command(tmp_path, study.VARIANTS["full"])
+    assert study.base_command(tmp_path, study.VARIANTS["full_unaimed"]) == [*plain, *options]
+
+
+def test_what_cannot_be_read_is_in_the_videos_and_not_in_the_lessons(tmp_path):
+    option = ["--unreadable-percent", "50"]
+    command = study.data_command(tmp_path, study.GATE)
+    assert command[command.index(option[0]) :][:2] == option
+    for variant in ("gated", "ungated"):
+        assert option[0] not in study.base_command(tmp_path, study.VARIANTS[variant])
+    with_gate, without = study.overrides_of("gated", 1), study.overrides_of("ungated", 1)
+    assert without == [*with_gate, "+reward.custom_reward_function.reward_kwargs.gate=none"]
 
 
 def test_trial_may_not_enter_the_studys_results(capsys):
@@ -261,9 +276,9 @@ TRAJECTORY = {
 @pytest.fixture
 def runs(tmp_path):
     """Two finished runs of the full method and a stopped one without the gate, with figures that are easy to check."""
-    for variant, last in (("full", study.STEPS), ("full_unaimed", study.STEPS), ("no_gate", 30)):
+    for variant, last in (("full", STEPS), ("full_unaimed", STEPS), ("no_gate", 30)):
         record = RunRecord(study.run_name(variant, 0), tmp_path)
-        record.begin(plan_start([], steps=study.STEPS, checkpoint_step=0), {}, ATTEMPT)
+        record.begin(plan_start([], steps=STEPS, checkpoint_step=0), {}, ATTEMPT)
         for step in range(last + 1):
             held_out = {
                 HELD_OUT_ACCURACY: 0.25 if step == 0 else 0.75,
@@ -280,15 +295,15 @@ def runs(tmp_path):
 def test_table_of_runs_has_a_line_per_run(runs):
     _, _, full, no_gate, _, _, bounds = table_of_runs(runs)
     low, high = wilson(0.75, 256)
-    assert full == f"| full | 0 | {study.STEPS} | 10 | 0.25 | 0.75 ({low:.2f}-{high:.2f}) | 2.50 | 0.40 | 1.50 |"
-    assert no_gate.startswith(f"| no_gate | 0 | 30 of {study.STEPS} | 10 | 0.25 | 0.75")
+    assert full == f"| full | 0 | {STEPS} | 10 | 0.25 | 0.75 ({low:.2f}-{high:.2f}) | 2.50 | 0.40 | 1.50 |"
+    assert no_gate.startswith(f"| no_gate | 0 | 30 of {STEPS} | 10 | 0.25 | 0.75")
     assert "the best blind sweep 0.452, one look at all 22 frames 0.433" in bounds
 
 
 def test_phases_are_medians_of_the_steps(runs):
     # The steps 1 to n take 1 to n seconds; of an even number the upper middle one is taken.
     *_, line = table_of_phases(find_run(runs, "full", 0))
-    assert line == f"| whole step | {study.STEPS // 2 + 1:.2f} |"
+    assert line == f"| whole step | {STEPS // 2 + 1:.2f} |"
     with pytest.raises(ValueError, match="no run grpo_seed0"):
         find_run(runs, "grpo", 0)
 
@@ -342,7 +357,66 @@ def test_figures_draw_a_line_per_run_and_panel(runs, name, tmp_path):
     for axes in turns:
         drawn = [line for line in axes.get_lines() if not line.get_label().startswith("_")]
         assert len(drawn) == len([run for run in runs if run.variant in variants])
-        assert list(drawn[0].get_ydata()) == [2.0] * study.STEPS
+        if drawn:  # Of some figures no run has begun.
+            assert list(drawn[0].get_ydata()) == [2.0] * STEPS
+
+
+def played(sample, video, group, correct, rewards):
+    return {
+        "sample_id": sample,
+        "video": video,
+        "groups": {"evidence": group},
+        "correct": correct,
+        "turn_rewards": rewards,
+    }
+
+
+def test_episodes_are_kept_by_group_and_wrong_ones_apart():
+    first = [played("b", "v1", "unreadable", False, [0.6, 0.1]), played("a", "v0", "readable", True, [0.6, 0.6, 1.1])]
+    results = results_of(first, "evidence")
+    assert [entry["sample"] for entry in results] == ["a", "b"]
+    assert results[1] == {
+        "sample": "b", "video": "v1", "group": "unreadable", "correct": 0, "turns": 2, "reward": 0.7
+    }  # fmt: skip
+    means = means_by_group([results, results_of(first[1:], "evidence")])
+    assert means["readable"] == {"turns": [3.0, 3.0], "reward": [2.3, 2.3], "correct": [1.0, 1.0]}
+    assert means["unreadable"]["reward"] == means["wrong answers"]["reward"] == [0.7, None]
+
+
+def test_table_of_the_gate_sets_pairs_of_runs_beside_the_prediction(tmp_path):
+    for variant, reward, turns, rights in (("gated", 1.0, 3.0, 3), ("ungated", 1.4, 3.5, 2)):
+        record = RunRecord(study.run_name(variant, 1), tmp_path)
+        record.begin(plan_start([], steps=60, checkpoint_step=0), {}, ATTEMPT)
+        for step in range(1, 61):
+            record.append(step, {"videomtr/reward/episode": reward if step > 40 else 0.0})
+        held_out = [
+            {
+                "sample": f"s{i}",
+                "video": f"v{i}",
+                "group": "unreadable" if i == 4 else "readable",
+                "correct": int(i < rights),
+            }
+            for i in range(5)
+        ]
+        series = {"turns": [9.0] * 20 + [turns] * 40, "reward": [reward] * 60}
+        record.add(held_out=held_out, by_group={"unreadable": series, "wrong answers": series})
+    _, _, gated, ungated, change, predicted = table_of_gate(read_runs(tmp_path))
+    assert gated == "| 1 | gated | 1.00 | 3.00 | 1.00 | 0.75 |"
+    assert ungated == "| 1 | ungated | 1.40 | 3.50 | 1.40 | 0.50 |"
+    assert change.startswith("| 1 | without - with | 0.40 | 0.50 | 0.40 | -0.25 (")
+    assert "at least .25" in predicted
+
+
+def test_interval_of_a_run_whose_episodes_were_kept_is_over_videos(tmp_path):
+    record = RunRecord("full_seed0", tmp_path)
+    record.begin(plan_start([], steps=STEPS, checkpoint_step=0), {}, ATTEMPT)
+    record.append(0, {HELD_OUT_ACCURACY: 0.5})
+    (run,) = read_runs(tmp_path)
+    assert run.held_out_interval(0.5) == wilson(0.5, 256)
+    record.add(held_out=[{"video": f"v{i // 4}", "correct": int(i < 8)} for i in range(16)])
+    (run,) = read_runs(tmp_path)
+    # Two of four videos right, all questions of one alike: as good as four answers, not sixteen.
+    assert run.held_out_interval(0.5) == pytest.approx((0.0, 1.0), abs=0.01)
 
 
 @pytest.mark.slow
@@ -364,6 +438,6 @@ def test_short_trial_of_a_variant_runs_stops_and_is_skipped(tmp_path):
 def test_run_reads_its_own_lines(runs):
     run = runs[0]
     assert isinstance(run, Run)
-    assert run.series("videomtr/episode/turns")[0] == list(range(1, study.STEPS + 1))
+    assert run.series("videomtr/episode/turns")[0] == list(range(1, STEPS + 1))
     assert run.end("no/such/metric") is None
     assert run.wall_seconds == 600

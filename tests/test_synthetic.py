@@ -11,7 +11,9 @@ import pytest
 
 from data_prep.synthetic import (
     COLOURS,
+    LENGTHS,
     SHAPES,
+    STRANGE_SHAPES,
     NeedleConfig,
     draw_picture,
     main,
@@ -69,6 +71,45 @@ def test_questions_name_the_scene_and_the_answer_is_its_shape():
     assert asked == set(range(8))
 
 
+def test_unreadable_signs_are_found_where_annotated_and_named_by_no_option():
+    config = NeedleConfig(pool_size=64, unreadable_percent=50, questions_per_video=8)
+    answers, kinds = [], []
+    for seed in range(40):
+        layout = make_layout(config, random.Random(seed))
+        for fields in make_questions(layout, config, random.Random(seed)):
+            (needle,) = layout.needles[fields["metadata"]["scene"]]
+            readable = needle.shape in SHAPES
+            assert fields["groups"]["evidence"] == ("readable" if readable else "unreadable")
+            assert fields["segments"] == [(needle.start, needle.start + 2)]
+            if readable:
+                assert fields["options"]["ABCD".index(fields["answer"])] == needle.shape
+            else:
+                assert needle.shape in STRANGE_SHAPES
+                answers.append(fields["answer"])
+            kinds.append(readable)
+    assert 0.4 < sum(kinds) / len(kinds) < 0.6
+    assert all(0.15 < answers.count(letter) / len(answers) < 0.35 for letter in "ABCD")
+
+
+def test_task_without_unreadable_signs_draws_nothing_for_them():
+    """The same seeds make the same videos as ever."""
+    layout, rate, questions = video_plan(CONFIG, seed=0, split="train", video_idx=0)
+    assert (layout.colours[:3], str(rate), [fields["answer"] for fields in questions]) == (
+        ("blue", "pink", "red"),
+        "1",
+        ["A", "A", "A", "C"],
+    )
+
+
+def test_a_mixture_has_videos_of_each_length_with_their_own_scenes_and_needles():
+    config = NeedleConfig(mixed_length=True, questions_per_video=2)
+    for video_idx, (name, (num_scenes, needle_frames)) in enumerate([*LENGTHS.items(), *LENGTHS.items()]):
+        layout, _, questions = video_plan(config, seed=0, split="train", video_idx=video_idx)
+        assert len(layout.colours) == num_scenes
+        assert {needle.num_slots for needles in layout.needles for needle in needles} == {needle_frames}
+        assert [fields["groups"]["length"] for fields in questions] == [name, name]
+
+
 def test_two_needles_are_asked_for_by_their_order():
     config = NeedleConfig(needles_per_scene=2, questions_per_video=4)
     layout = make_layout(config, random.Random(5))
@@ -93,7 +134,7 @@ def test_pool_frames_of_the_written_videos_show_the_layout(dataset):
 
 
 def test_colours_and_shapes_stay_apart_in_decoded_frames():
-    pictures = {(c, s): draw_picture(c, s).astype(int) for c in COLOURS for s in (None, *SHAPES)}
+    pictures = {(c, s): draw_picture(c, s).astype(int) for c in COLOURS for s in (None, *SHAPES, *STRANGE_SHAPES)}
     keys = list(pictures)
     for i, a in enumerate(keys):
         for b in keys[:i]:

@@ -12,6 +12,7 @@ Responses are sampled at temperature 1, as in the rollouts, and played by the en
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import random
 import sys
@@ -33,6 +34,8 @@ from verl_videomtr.episode import Episode
 
 HELD_OUT_SEED = "held out"
 """Layouts of the examination come from a stream of their own."""
+EXAM_TURNS = 3
+"""K_max of most situations."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +47,13 @@ class Situation:
     script: tuple[str, ...] = ()
     """Turns before the response: "right" and "wrong" looks, "unusable" messages."""
     force_retrieve: bool = False
+
+    def with_turns(self, max_turns: int) -> Situation:
+        """The same in episodes of another K_max, where its own is EXAM_TURNS; a last turn stays one."""
+        if self.max_turns != EXAM_TURNS:
+            return self
+        wrong = ("wrong",) * (max_turns - EXAM_TURNS) if len(self.script) == EXAM_TURNS - 1 else ()
+        return dataclasses.replace(self, max_turns=max_turns, script=(*wrong, *self.script))
 
 
 SITUATIONS = (
@@ -110,8 +120,13 @@ def examine(
     num_cases: int,
     seed: int = 0,
     frame_budget: int = FRAME_BUDGET,
+    max_turns: int = EXAM_TURNS,
 ) -> dict[str, dict[str, float]]:
-    """Measure every situation: situation -> column -> share; a share of nothing is left out."""
+    """Measure every situation: situation -> column -> share; a share of nothing is left out.
+
+    Args:
+        max_turns: K_max; where it is larger than EXAM_TURNS, wrong looks come before those of a last turn.
+    """
     book = make_picture_book(config, processor.image_processor, seed=seed + 1)
     scribe = Scribe(processor.tokenizer)
     with torch.no_grad():
@@ -119,13 +134,14 @@ def examine(
     table = {}
     for situation in SITUATIONS:
         rng = random.Random(f"{HELD_OUT_SEED}/{seed}/{situation.name}")
-        rooms = [_enter(situation, config, scribe, book, rng, frame_budget) for _ in range(num_cases)]
+        longer = situation.with_turns(max_turns)
+        rooms = [_enter(longer, config, scribe, book, rng, frame_budget) for _ in range(num_cases)]
         forced = [scribe.encode("<retrieve>")[0]] * num_cases if situation.force_retrieve else None
         generator = torch.Generator().manual_seed(seed)
         responses = policy.sample([room[2] for room in rooms], generator=generator, forced=forced)
         texts = [processor.tokenizer.decode(response, skip_special_tokens=True) for response in responses]
         table[situation.name] = _shares(
-            [_marks(config, case, episode, text) for (case, episode, _), text in zip(rooms, texts, strict=True)]
+            [_marks(case, episode, text) for (case, episode, _), text in zip(rooms, texts, strict=True)]
         )
     return table
 
@@ -149,7 +165,7 @@ def _enter(
         if step == "unusable":
             response = f"{think(case.colour, place, shape)}<answer></answer>"
         else:
-            wrong = rng.choice([scene for scene in range(config.num_scenes) if scene != case.scene])
+            wrong = rng.choice([scene for scene in range(case.config.num_scenes) if scene != case.scene])
             target = case.truth if step == "right" else case.layout.needles[wrong][0].slots
             shown: tuple[int, ...] = ()
             while not set(shown) & set(target):
@@ -164,7 +180,7 @@ def _enter(
     return case, episode, transcript
 
 
-def _marks(config: NeedleConfig, case: Case, episode: Episode, text: str) -> dict[str, bool]:
+def _marks(case: Case, episode: Episode, text: str) -> dict[str, bool]:
     """Let the environment judge one response; return the columns that it counts in."""
     episode.step(text)
     views = [turn.observation.frames for turn in episode.turns]
@@ -182,7 +198,7 @@ def _marks(config: NeedleConfig, case: Case, episode: Episode, text: str) -> dic
     if isinstance(action, Answer):
         marks["acc"] = marks["acc unseen" if seen is None else "acc seen"] = action.text == case.answer
     if isinstance(action, Retrieve):
-        first, end = scene_bounds(config, case.scene)
+        first, end = scene_bounds(case.config, case.scene)
         marks["aimed"] = action.start < end and action.end >= first
         marks["hits"] = bool(set(episode.turns[-1].returned) & case.truth)
     return marks
@@ -210,6 +226,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--num-cases", type=int, default=256)
     parser.add_argument("--frame-budget", type=int, default=FRAME_BUDGET)
+    parser.add_argument("--max-turns", type=int, default=EXAM_TURNS)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="also write the table here")
     add_config_arguments(parser)
@@ -224,6 +241,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         num_cases=arguments.num_cases,
         seed=arguments.seed,
         frame_budget=arguments.frame_budget,
+        max_turns=arguments.max_turns,
     )
     print_table(table)
     if arguments.json:

@@ -37,6 +37,12 @@ COLOURS = {
     "plain_gae": "#cc79a7",
     "literal_credit": "#56b4e9",
     "grpo": "#a6761d",
+    "full_scarce": "#0072b2",
+    "no_bootstrapping_scarce": "#d55e00",
+    "full_lengths": "#0072b2",
+    "single_turn_lengths": "#555555",
+    "gated": "#0072b2",
+    "ungated": "#d55e00",
 }
 """Two variants of one colour meet in no figure; seeds differ by line style."""
 STYLES = ("-", "--", ":")
@@ -81,6 +87,9 @@ FIGURES: dict[str, tuple[tuple[str, ...], tuple[Panel, ...]]] = {
     "unaimed": (("full_unaimed", "no_bootstrapping_unaimed", "no_bootstrapping_rare"), (TURNS, RATE, HITS, ACCURACY)),
     "no_turn_reward": (("full", "no_turn_reward"), (ACCURACY, TRAINING_ACCURACY, HELD_OUT_IOU)),
     "credit": (("full", "plain_gae", "literal_credit", "grpo"), (ACCURACY, TRAINING_ACCURACY, TURNS)),
+    "scarce": (("full_scarce", "no_bootstrapping_scarce"), (TURNS, RATE, ACCURACY)),
+    "lengths": (("full_lengths", "single_turn_lengths"), (TURNS, REWARD)),
+    "gate": (("gated", "ungated"), (REWARD, TURNS, Panel(title=TRAINING_ACCURACY.title, key=TRAINING_ACCURACY.key))),
 }
 """File name -> (variants, panels)."""
 MOST_COLUMNS = 3

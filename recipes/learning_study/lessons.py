@@ -17,7 +17,15 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, field
 
-from data_prep.synthetic import Layout, NeedleConfig, make_layout, make_questions, scene_bounds
+from data_prep.synthetic import (
+    LENGTHS,
+    Layout,
+    NeedleConfig,
+    make_layout,
+    make_questions,
+    one_length,
+    scene_bounds,
+)
 from recipes.learning_study.pictures import PictureBook
 from recipes.learning_study.tiny_model import NOTHING
 from recipes.learning_study.transcript import Scribe, Transcript
@@ -70,6 +78,8 @@ class Habits:
 class Case:
     """One question about one layout."""
 
+    config: NeedleConfig
+    """The task; of a mixture, that of this video's length."""
     layout: Layout
     question: str
     """With its options, as the prompt holds it."""
@@ -100,11 +110,14 @@ class Lesson:
 
 def make_case(config: NeedleConfig, rng: random.Random) -> Case:
     """Draw a layout and one question about it."""
+    if config.mixed_length:
+        config = one_length(config, rng.randrange(len(LENGTHS)))
     layout = make_layout(config, rng)
     fields = next(make_questions(layout, config, rng))
     scene = fields["metadata"]["scene"]
     lines = [f"{letter}. {option}" for letter, option in zip(LETTERS, fields["options"], strict=True)]
     return Case(
+        config=config,
         layout=layout,
         question="\n".join([fields["question"], *lines]),
         answer=fields["answer"],
@@ -213,9 +226,9 @@ class Teacher:
         elif kind == "right":
             start, end = aimed_at(rng, min(case.truth) + rng.randrange(len(case.truth)), self.config.pool_size)
         else:
-            wrong = rng.choice([scene for scene in range(self.config.num_scenes) if scene != case.scene])
+            wrong = rng.choice([scene for scene in range(case.config.num_scenes) if scene != case.scene])
             needle = case.layout.needles[wrong]
-            middle = needle[0].start if needle else scene_bounds(self.config, wrong)[0]
+            middle = needle[0].start if needle else scene_bounds(case.config, wrong)[0]
             start, end = aimed_at(rng, middle, self.config.pool_size)
         return f"{thought}<retrieve>{start},{end}</retrieve>", kind == "habit"
 
@@ -226,7 +239,7 @@ class Teacher:
             return start, min(self.config.pool_size - 1, start + rng.randrange(MAX_BLIND_SPAN))
         if sighting is not None:
             return max(0, sighting - rng.randrange(3)), min(self.config.pool_size - 1, sighting + rng.randrange(3))
-        first, end = scene_bounds(self.config, case.scene)
+        first, end = scene_bounds(case.config, case.scene)
         trim = max(1, (end - first) // TRIM_SHARE)
         return first + rng.randrange(trim), end - 1 - rng.randrange(trim)
 

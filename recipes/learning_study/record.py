@@ -34,6 +34,8 @@ KEPT_KEYS = (
     "training/rollout_probs_diff_max",
 )
 DIGITS = 5
+WRONG = "wrong answers"
+"""Name of the episodes whose answer was not right, beside the samples' groups."""
 
 
 class RecordError(ValueError):

@@ -34,8 +34,8 @@ from recipes.demo.main import (
 from recipes.demo.run_watch import RunWatch
 from recipes.demo.summary import StepLine
 from recipes.learning_study import study, teach
-from recipes.learning_study.record import RESULTS, RecordError, RunRecord, Start, plan_start
-from verl_videomtr.trajectory_files import read_file, step_file
+from recipes.learning_study.record import RESULTS, WRONG, RecordError, RunRecord, Start, plan_start
+from verl_videomtr.trajectory_files import VAL_FOLDER, read_file, step_file
 
 ROOT = Path(__file__).parents[2]
 CACHE = ROOT / ".cache" / "learning_study"
@@ -43,8 +43,9 @@ OUTPUTS = ROOT / "outputs" / "learning_study"
 NUM_EXAMPLES = 4
 
 
-def make_run(variant: str, seed: int, *, steps: int = study.STEPS, results: Path = RESULTS, outputs: Path) -> int:
+def make_run(variant: str, seed: int, *, steps: int, results: Path = RESULTS, outputs: Path) -> int:
     """Make or finish one run; return its exit code."""
+    setting = study.VARIANTS[variant].setting
     name = study.run_name(variant, seed)
     record = RunRecord(name, results)
     folder = outputs / name
@@ -53,7 +54,7 @@ def make_run(variant: str, seed: int, *, steps: int = study.STEPS, results: Path
     print(f"{name}: {start.note}", flush=True)
     if start.complete:
         return 0
-    data, base = prepare(study.VARIANTS[variant].base_options)
+    data, base = prepare(study.VARIANTS[variant])
     settings = {
         "variant": variant,
         "seed": seed,
@@ -80,18 +81,24 @@ def make_run(variant: str, seed: int, *, steps: int = study.STEPS, results: Path
     if code:
         print_failure(folder, code)
         return 1
-    finish(record, folder, steps)
+    finish(record, folder, steps, group_by=setting.group_by)
     return 0
 
 
-def prepare(base_options: Sequence[str] = ()) -> tuple[Path, Path]:
+def prepare(variant: study.Variant = study.VARIANTS["full"]) -> tuple[Path, Path]:
     """Make videos, decoded frames and base model where they are missing; return the videos' folder and the model's."""
+    setting = variant.setting
     digest = hashlib.sha256(Path(synthetic.__file__).read_bytes())
-    digest.update(" ".join(study.data_command(Path())[1:]).encode())
+    digest.update(" ".join(study.data_command(Path(), setting)[1:]).encode())
     data = CACHE / f"data_{digest.hexdigest()[:10]}"
-    suffix = "".join(f"_{option.strip('-')}" for option in base_options)
-    base = CACHE / f"base_{teach.sources_digest()[:10]}{suffix}"
-    for command in (study.data_command(data), study.pools_command(data), study.base_command(base, base_options)):
+    suffix = "".join(f"_{option.strip('-')}" for option in variant.base_options)
+    base = CACHE / f"{setting.base}_base_{teach.sources_digest()[:10]}{suffix}"
+    commands = (
+        study.data_command(data, setting),
+        study.pools_command(data, setting),
+        study.base_command(base, variant),
+    )
+    for command in commands:
         subprocess.run(command, check=True, cwd=ROOT)
     return data, base
 
@@ -125,16 +132,55 @@ def follow(metrics: Path, process: subprocess.Popen) -> Iterator[dict[str, Any]]
     yield from follow_entries(metrics, process)
 
 
-def finish(record: RunRecord, folder: Path, steps: int) -> None:
-    """Keep examples of the first and the last step's trajectories; compress the lines, remove checkpoints."""
+def finish(record: RunRecord, folder: Path, steps: int, *, group_by: str | None = None) -> None:
+    """Keep what the trajectories tell; compress the lines, remove checkpoints.
+
+    Kept are examples of the first and the last step, every held-out episode's result, and training by group.
+    """
+    trajectories = folder / "trajectories"
     examples = {}
     for place, step in (("first_step", 1), ("last_step", steps)):
-        path = step_file(folder / "trajectories", step)
-        played = read_file(path).played if path.exists() else []
-        examples[place] = [example_of(line) for line in played[:NUM_EXAMPLES]]
-    record.add(examples=examples)
+        examples[place] = [example_of(line) for line in played(trajectories, step)[:NUM_EXAMPLES]]
+    record.add(examples=examples, held_out=results_of(played(trajectories / VAL_FOLDER, steps), group_by))
+    if group_by is not None:
+        by_step = [results_of(played(trajectories, step), group_by) for step in range(1, steps + 1)]
+        record.add(by_group=means_by_group(by_step))
     record.pack()
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+
+
+def played(folder: Path, step: int) -> list[dict[str, Any]]:
+    """Read the played episodes of a step; none where it was not written."""
+    path = step_file(folder, step)
+    return read_file(path).played if path.exists() else []
+
+
+def results_of(episodes: Sequence[dict[str, Any]], group_by: str | None) -> list[dict[str, Any]]:
+    """Shorten episodes to what tables need: one entry per episode, in the order of the samples."""
+    return [
+        {
+            "sample": episode["sample_id"],
+            "video": episode["video"],
+            "group": episode["groups"].get(group_by, "") if group_by else "",
+            "correct": int(episode["correct"]),
+            "turns": len(episode["turn_rewards"]),
+            "reward": round(sum(episode["turn_rewards"]), 4),
+        }
+        for episode in sorted(episodes, key=lambda episode: episode["sample_id"])
+    ]
+
+
+def means_by_group(by_step: Sequence[Sequence[dict[str, Any]]]) -> dict[str, dict[str, list[float | None]]]:
+    """Average each step's episodes by group, and those with a wrong answer: group -> name -> a value a step."""
+    groups = sorted({entry["group"] for step in by_step for entry in step})
+    means: dict[str, dict[str, list[float | None]]] = {}
+    for group in (*groups, WRONG):
+        means[group] = {name: [] for name in ("turns", "reward", "correct")}
+        for step in by_step:
+            own = [entry for entry in step if (not entry["correct"] if group == WRONG else entry["group"] == group)]
+            for name, values in means[group].items():
+                values.append(round(sum(entry[name] for entry in own) / len(own), 4) if own else None)
+    return means
 
 
 def example_of(trajectory: dict[str, Any]) -> dict[str, Any]:
@@ -173,18 +219,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m recipes.learning_study.run", description=__doc__.splitlines()[0])
     parser.add_argument("variant", choices=study.VARIANTS)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=study.STEPS, help="fewer make a trial, not a run of the study")
+    parser.add_argument("--steps", type=int, help="fewer make a trial, not a run of the study")
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--outputs", type=Path, default=OUTPUTS)
     parser.add_argument("--print-command", action="store_true")
     arguments = parser.parse_args(argv)
-    if arguments.steps != study.STEPS and arguments.results == RESULTS and not arguments.print_command:
-        parser.exit(2, f"--steps={arguments.steps} is a trial; expected a folder of its own for it: give --results\n")
+    whole = study.steps_of(arguments.variant)
+    steps = arguments.steps or whole
+    if steps != whole and arguments.results == RESULTS and not arguments.print_command:
+        parser.exit(2, f"--steps={steps} is a trial; expected a folder of its own for it: give --results\n")
     if arguments.print_command:
-        overrides = study.overrides_of(arguments.variant, arguments.seed, steps=arguments.steps)
+        overrides = study.overrides_of(arguments.variant, arguments.seed, steps=steps)
         folder = arguments.outputs / study.run_name(arguments.variant, arguments.seed)
         command = study.run_command(
-            overrides, folder=folder, data=Path("DATA"), base=Path("BASE"), resume=False, steps=arguments.steps
+            overrides, folder=folder, data=Path("DATA"), base=Path("BASE"), resume=False, steps=steps
         )
         print(shell_command(command, trainer_environment(folder, "cpu")))
         return 0
@@ -193,7 +241,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return make_run(
             arguments.variant,
             arguments.seed,
-            steps=arguments.steps,
+            steps=steps,
             results=arguments.results,
             outputs=arguments.outputs,
         )

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The sweep: every run of the study, one after the other, most telling first; what is complete is skipped.
 
-    python -m recipes.learning_study.run_all [--max-minutes 60]
+    python -m recipes.learning_study.run_all [--only VARIANT ...] [--max-minutes 60]
 
 Stopped at any point, the same command goes on where it was.
 """
@@ -23,12 +23,12 @@ from recipes.learning_study.record import RESULTS, RunRecord, is_complete
 from recipes.learning_study.run import interrupt
 
 
-def runs_left(results: Path = RESULTS, *, steps: int = study.STEPS) -> list[tuple[str, int]]:
+def runs_left(results: Path = RESULTS, *, steps: int | None = None) -> list[tuple[str, int]]:
     """List the runs that are not complete, in the study's order."""
     return [
         (variant, seed)
         for variant, seed in study.ORDER
-        if not is_complete(RunRecord(study.run_name(variant, seed), results).lines(), steps)
+        if not is_complete(RunRecord(study.run_name(variant, seed), results).lines(), steps or study.steps_of(variant))
     ]
 
 
@@ -55,9 +55,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="python -m recipes.learning_study.run_all", description=__doc__.splitlines()[0]
     )
     parser.add_argument("--max-minutes", type=float, default=float("inf"), help="no run begins later than this")
+    parser.add_argument("--only", nargs="+", choices=study.VARIANTS, default=list(study.VARIANTS), metavar="VARIANT")
     arguments = parser.parse_args(argv)
-    left = runs_left()
-    print(f"{len(study.ORDER) - len(left)} of {len(study.ORDER)} runs are complete", flush=True)
+    wanted = [run for run in study.ORDER if run[0] in arguments.only]
+    left = [run for run in runs_left() if run in wanted]
+    print(f"{len(wanted) - len(left)} of {len(wanted)} runs are complete", flush=True)
 
     def play(variant: str, seed: int) -> int:
         process = subprocess.Popen([sys.executable, "-m", "recipes.learning_study.run", variant, "--seed", str(seed)])

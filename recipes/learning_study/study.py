@@ -2,23 +2,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the study fixes: the task, the base model, the seeds, the training and the variants.
 
-A run is stock `verl.trainer.main_ppo` with `+videomtr=paper`, `COMMON` and its variant's overrides, and nothing else.
+A run is stock `verl.trainer.main_ppo` with `+videomtr=paper` and the overrides of its setting and its variant.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 DATA_SEED = 0
 BASE_SEED = 0
-DATA_ROWS = {"train": 3200, "val": 256, "test": 0}
-"""Rows of each split; the videos of the splits differ. No choice is made by the validation rows: the last step's
-policy is the run's, so they serve as the held-out ones."""
-TASK: tuple[str, ...] = ()
-"""Options of `data_prep.synthetic` beside its defaults: eight scenes in random order, a pool of 128, needles of 2."""
 MAX_TURNS = 3
 FRAME_BUDGET = 22
 """B: an overview of 8, then 7 a look."""
@@ -29,10 +24,10 @@ BLIND_SWEEP = 0.452
 """What the best fixed looks reach, whatever the question and the overview; `blind_bound` computes it."""
 ONE_LOOK = 0.433
 """What one look at the whole frame budget reaches over all places of the needle; likewise."""
-STEPS = 80
 TEST_EVERY = 20
 SAVE_EVERY = 20
 
+DEVICE = ("+videomtr=paper", "+videomtr/device=cpu", "+videomtr/model=tiny")
 OPTIMISATION = (
     # At 5e-4 and without a KL term the noise of a few steps erased what the thoughts had been taught.
     "actor_rollout_ref.actor.optim.lr=3e-4",
@@ -42,14 +37,60 @@ OPTIMISATION = (
     "actor_rollout_ref.actor.kl_loss_type=low_var_kl",
 )
 """What a model of this size is trained with; the demo shares it."""
-COMMON = (
-    f"videomtr.episode.max_turns={MAX_TURNS}",
-    f"videomtr.episode.frame_budget={FRAME_BUDGET}",
-    "videomtr.episode.initial_frames=8",
-    "videomtr.episode.pool_size=128",
-    *OPTIMISATION,
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """A task and its episodes, and the base model that is taught for them."""
+
+    episode: tuple[str, ...]
+    """Hydra overrides."""
+    base: str = "study"
+    """Of `teach`."""
+    task: tuple[str, ...] = ()
+    """Options of `data_prep.synthetic`; without any: eight scenes in random order, a pool of 128, needles of 2."""
+    only_videos: tuple[str, ...] = ()
+    """Such options that the lessons do not have: what the base is never taught."""
+    group_by: str | None = None
+    """Key of the samples' groups by which a run's episodes are told apart in its record."""
+    steps: int = 80
+    data_rows: Mapping[str, int] = field(default_factory=lambda: {"train": 3200, "val": 256, "test": 0})
+    """Rows of each split; the videos of the splits differ. No choice is made by the validation rows: the last step's
+    policy is the run's, so they serve as the held-out ones."""
+
+
+def _episode(*, max_turns: int, frame_budget: int, pool_size: int) -> tuple[str, ...]:
+    return (
+        f"videomtr.episode.max_turns={max_turns}",
+        f"videomtr.episode.frame_budget={frame_budget}",
+        "videomtr.episode.initial_frames=8",
+        f"videomtr.episode.pool_size={pool_size}",
+    )
+
+
+STUDY = Setting(episode=_episode(max_turns=MAX_TURNS, frame_budget=FRAME_BUDGET, pool_size=128))
+GATE = Setting(
+    # Four looks of four frames; five turns need more room than the tiny model's own settings give.
+    episode=(
+        *_episode(max_turns=5, frame_budget=24, pool_size=64),
+        "data.max_prompt_length=256",
+        "data.max_response_length=448",
+        "actor_rollout_ref.rollout.max_model_len=704",
+    ),
+    base="gate",
+    task=("--pool-size", "64", "--no-random-order"),
+    only_videos=("--unreadable-percent", "50"),
+    group_by="evidence",
+    steps=60,
 )
-"""Overrides of every run, beside paths, seeds and step counts."""
+"""Half of the evidence can be found and not read; docs/learning.md says what must come of it."""
+
+LENGTH = Setting(
+    episode=STUDY.episode,
+    task=("--mixed-length", "--questions-per-video", "2"),
+    group_by="length",
+)
+"""Short, medium and long videos by turns: of the same budget a look at everything sees less of a longer one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,18 +98,22 @@ class Variant:
     """One row of the study."""
 
     overrides: tuple[str, ...]
-    """Hydra overrides behind COMMON."""
+    """Hydra overrides behind those of the setting."""
     says: str
     """What it is, in words."""
+    setting: Setting = STUDY
     group_size: int = 1
     """Trajectories of one question; the step's trajectories stay BATCH."""
     base_options: tuple[str, ...] = ()
-    """Options of `teach` for a base model other than the study's."""
+    """Options of `teach` for a base model with other habits than the setting's."""
 
 
 NO_BONUS = "videomtr.bootstrap.enabled=false"
 UNAIMED = ("--rate", "0.01", "--aim", "0")
 SELDOM = ("--rate", "0.005")
+SCARCE = ("--rate", "0.002", "--settling-share", "0.5")
+"""Half of the lessons have the base's own rate: in a quarter of them `--rate 0.005` came to 1.6%."""
+SINGLE_LOOK = ("videomtr.episode.max_turns=1", "videomtr.episode.initial_frames=null", NO_BONUS)
 REWARD = "+reward.custom_reward_function.reward_kwargs"
 
 VARIANTS: dict[str, Variant] = {
@@ -95,10 +140,7 @@ VARIANTS: dict[str, Variant] = {
     "no_bootstrapping_seldom": Variant(
         overrides=(NO_BONUS,), says="no exploration bonus, from that base", base_options=SELDOM
     ),
-    "single_turn": Variant(
-        overrides=("videomtr.episode.max_turns=1", "videomtr.episode.initial_frames=null", NO_BONUS),
-        says="PPO on one look at the whole frame budget",
-    ),
+    "single_turn": Variant(overrides=SINGLE_LOOK, says="PPO on one look at the whole frame budget"),
     "plain_gae": Variant(overrides=("videomtr.credit.form=plain",), says="one GAE over all tokens"),
     "literal_credit": Variant(overrides=("videomtr.credit.form=literal",), says="credit by the paper's sentence"),
     "grpo": Variant(
@@ -106,6 +148,16 @@ VARIANTS: dict[str, Variant] = {
         says="GRPO, eight trajectories a question, no critic, no bonus",
         group_size=8,
     ),
+    "gated": Variant(overrides=(), setting=GATE, says="the full method where half of the evidence cannot be read"),
+    "ungated": Variant(overrides=(f"{REWARD}.gate=none",), setting=GATE, says="the same without the gate"),
+    "full_scarce": Variant(
+        overrides=(), says="the full method, from a base that aims and truly seldom retrieves", base_options=SCARCE
+    ),
+    "no_bootstrapping_scarce": Variant(
+        overrides=(NO_BONUS,), says="no exploration bonus, from that base", base_options=SCARCE
+    ),
+    "full_lengths": Variant(overrides=(), setting=LENGTH, says="the full method on videos of three lengths"),
+    "single_turn_lengths": Variant(overrides=SINGLE_LOOK, setting=LENGTH, says="one look at the whole budget there"),
 }
 
 ORDER: tuple[tuple[str, int], ...] = (
@@ -127,18 +179,28 @@ ORDER: tuple[tuple[str, int], ...] = (
     ("full_seldom", 0),
     ("grpo", 0),
     ("no_turn_reward", 1),
+    *((variant, seed) for seed in range(3) for variant in ("gated", "ungated")),
+    *((variant, seed) for seed in range(3) for variant in ("full_lengths", "single_turn_lengths")),
+    *((variant, seed) for seed in range(3) for variant in ("full_scarce", "no_bootstrapping_scarce")),
+    *((variant, 2) for variant in ("full", "single_turn", "no_gate", "no_bootstrapping", "no_turn_reward")),
 )
 """(variant, seed) of every run of the sweep, most telling first."""
+
+
+def steps_of(variant: str) -> int:
+    """How many steps a whole run of a variant has."""
+    return VARIANTS[variant].setting.steps
 
 
 def run_name(variant: str, seed: int) -> str:
     return f"{variant}_seed{seed}"
 
 
-def data_command(out: Path) -> list[str]:
+def data_command(out: Path, setting: Setting = STUDY) -> list[str]:
     """Make videos and rows."""
-    rows = [part for split, number in DATA_ROWS.items() for part in (f"--num-{split}", str(number))]
-    return [sys.executable, "-m", "data_prep.synthetic", "--out", str(out), "--seed", str(DATA_SEED), *TASK, *rows]
+    rows = [part for split, number in setting.data_rows.items() for part in (f"--num-{split}", str(number))]
+    options = [*setting.task, *setting.only_videos, *rows]
+    return [sys.executable, "-m", "data_prep.synthetic", "--out", str(out), "--seed", str(DATA_SEED), *options]
 
 
 def pools(data: Path) -> Path:
@@ -146,32 +208,31 @@ def pools(data: Path) -> Path:
     return data / "pools"
 
 
-def pools_command(data: Path) -> list[str]:
+def pools_command(data: Path, setting: Setting = STUDY) -> list[str]:
     """Decode every candidate frame once; runs that fetch them a few at a time spend minutes on what takes seconds."""
     files = [str(data / f"{split}.parquet") for split in ("train", "val")]
-    command = [sys.executable, "-m", "verl_videomtr.cli", "pools", *overrides_of("full", 0)]
+    command = [sys.executable, "-m", "verl_videomtr.cli", "pools", *DEVICE, *setting.episode]
     command += [f"videomtr.video.root={data.resolve()}", f"videomtr.video.cache.dir={pools(data).resolve()}"]
     return [*command, "--files", *files, "--workers", "2"]
 
 
-def base_command(out: Path, options: Sequence[str] = ()) -> list[str]:
-    """Make a base model; `options` are a variant's base_options."""
-    command = [sys.executable, "-m", "recipes.learning_study.teach", "--base", "study", "--out", str(out)]
-    return [*command, "--seed", str(BASE_SEED), *TASK, *options]
+def base_command(out: Path, variant: Variant) -> list[str]:
+    """Make a variant's base model."""
+    command = [sys.executable, "-m", "recipes.learning_study.teach", "--base", variant.setting.base, "--out", str(out)]
+    return [*command, "--seed", str(BASE_SEED), *variant.setting.task, *variant.base_options]
 
 
-def overrides_of(variant: str, seed: int, *, steps: int = STEPS) -> list[str]:
+def overrides_of(variant: str, seed: int, *, steps: int | None = None) -> list[str]:
     """The Hydra overrides that decide what a run learns: everything but paths and logging."""
     chosen = VARIANTS[variant]
     return [
-        "+videomtr=paper",
-        "+videomtr/device=cpu",
-        "+videomtr/model=tiny",
-        *COMMON,
+        *DEVICE,
+        *chosen.setting.episode,
+        *OPTIMISATION,
         f"data.train_batch_size={BATCH // chosen.group_size}",
         f"actor_rollout_ref.rollout.n={chosen.group_size}",
         *seed_overrides(seed),
-        f"trainer.total_training_steps={steps}",
+        f"trainer.total_training_steps={steps or chosen.setting.steps}",
         "trainer.total_epochs=1000",
         *chosen.overrides,
     ]
@@ -185,7 +246,7 @@ def seed_overrides(seed: int) -> list[str]:
 
 
 def run_command(
-    overrides: Sequence[str], *, folder: Path, data: Path, base: Path, resume: bool, steps: int = STEPS
+    overrides: Sequence[str], *, folder: Path, data: Path, base: Path, resume: bool, steps: int
 ) -> list[str]:
     """The whole command of a run, for a folder of its own."""
     return [

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tables of the study, made from the JSONL in the repository: one line per run, seconds per phase, trajectories.
 
-    python -m recipes.learning_study.tables runs|phases|trajectories
+    python -m recipes.learning_study.tables runs|gate|phases|trajectories
 
 Markdown, as docs/learning.md holds it.
 """
@@ -19,10 +19,10 @@ from typing import Any
 
 from recipes.demo.summary import PHASES
 from recipes.learning_study import study
-from recipes.learning_study.record import HELD_OUT_ACCURACY, RESULTS, RunRecord, is_complete
+from recipes.learning_study.record import HELD_OUT_ACCURACY, RESULTS, WRONG, RunRecord, is_complete
+from verl_videomtr.evaluation.statistics import mean_by_video
 
 HELD_OUT = "val-aux/synthetic_needle/{}/mean@1"
-NUM_HELD_OUT = study.DATA_ROWS["val"]
 OTHER = "waiting and the rest"
 """What no phase of verl's accounts for: fetching the batch, waiting for the replay buffer, checkpoints."""
 WINDOW = 10
@@ -57,8 +57,27 @@ class Run:
         return sum(attempt.get("wall_seconds", 0) for attempt in self.facts.get("attempts", []))
 
     @property
+    def steps(self) -> int:
+        """How many it has when it is whole."""
+        return study.steps_of(self.variant)
+
+    @property
     def complete(self) -> bool:
-        return is_complete(self.lines, study.STEPS)
+        return is_complete(self.lines, self.steps)
+
+    def held_out_interval(self, share: float) -> tuple[float, float]:
+        """The interval of the last held-out accuracy: over videos, or over questions where only the share was kept."""
+        if results := self.facts.get("held_out"):
+            estimate = mean_by_video([r["correct"] for r in results], [r["video"] for r in results])
+            if estimate.low is not None and estimate.high is not None:
+                return estimate.low, estimate.high
+        return wilson(share, study.VARIANTS[self.variant].setting.data_rows["val"])
+
+    def by_group(self, group: str, name: str, first: int, last: int) -> float | None:
+        """Mean over the steps from `first` to `last` of what a group's training episodes came to."""
+        values = self.facts.get("by_group", {}).get(group, {}).get(name, [])[first - 1 : last]
+        known = [value for value in values if value is not None]
+        return sum(known) / len(known) if known else None
 
 
 def read_runs(results: Path = RESULTS) -> list[Run]:
@@ -91,7 +110,7 @@ def table_of_runs(runs: Sequence[Run]) -> Iterator[str]:
         steps, accuracies = run.series(HELD_OUT_ACCURACY)
         cells = [run.variant, str(run.seed), _steps(run), f"{run.wall_seconds / 60:.0f}"]
         if accuracies:
-            low, high = wilson(accuracies[-1], NUM_HELD_OUT)
+            low, high = run.held_out_interval(accuracies[-1])
             after = f"{accuracies[-1]:.2f} ({low:.2f}-{high:.2f})"
             cells += [f"{accuracies[0]:.2f}" if steps[0] == 0 else "-", after if len(steps) > 1 else "-"]
         else:
@@ -106,6 +125,53 @@ def table_of_runs(runs: Sequence[Run]) -> Iterator[str]:
         f"Without looking where the question points: chance {study.CHANCE}, the best blind sweep {study.BLIND_SWEEP}, "
         f"one look at all {study.FRAME_BUDGET} frames {study.ONE_LOOK} (python -m recipes.learning_study.blind_bound)."
     )
+
+
+def table_of_gate(runs: Sequence[Run]) -> Iterator[str]:
+    """With and without the gate where half of the evidence cannot be read, beside what was predicted."""
+    columns = ("seed", "", "reward, steps 41-60", "turns on unreadable, 21-60", "pay of a wrong answer, 41-60")
+    columns += ("readable right, held out",)
+    yield f"| {' | '.join(columns)} |"
+    yield "|" + "---|" * len(columns)
+    pairs = [
+        (seed, found[0], found[1])
+        for seed in sorted({run.seed for run in runs})
+        if len(
+            found := [run for name in ("gated", "ungated") for run in runs if (run.variant, run.seed) == (name, seed)]
+        )
+        == 2
+        and all(run.facts.get("held_out") for run in found)
+    ]
+    for seed, gated, ungated in pairs:
+        for run in (gated, ungated):
+            yield f"| {seed} | {run.variant} | {' | '.join(_show(value) for value in _gate_figures(run))} |"
+        differences = [
+            b - a if a is not None and b is not None else None
+            for a, b in zip(_gate_figures(gated)[:3], _gate_figures(ungated)[:3], strict=True)
+        ]
+        both = [
+            (a["video"], b["correct"] - a["correct"])
+            for a, b in zip(gated.facts["held_out"], ungated.facts["held_out"], strict=True)
+            if a["group"] == "readable" and a["sample"] == b["sample"]
+        ]
+        change = mean_by_video([value for _, value in both], [video for video, _ in both])
+        interval = f"{change.value:+.2f} ({_show(change.low)} to {_show(change.high)})"
+        yield f"| {seed} | without - with | {' | '.join(_show(value) for value in differences)} | {interval} |"
+    yield "| | predicted | at least .25 | at least .3 | at least .4 | not above 0 |"
+
+
+def _gate_figures(run: Run) -> list[float | None]:
+    readable = [result["correct"] for result in run.facts["held_out"] if result["group"] == "readable"]
+    return [
+        _mean(run.series("videomtr/reward/episode")[1][40:60]),
+        run.by_group("unreadable", "turns", 21, 60),
+        run.by_group(WRONG, "reward", 41, 60),
+        _mean(readable),
+    ]
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None
 
 
 def table_of_phases(run: Run) -> Iterator[str]:
@@ -149,7 +215,7 @@ def trajectories(run: Run) -> Iterator[str]:
 
 
 def _steps(run: Run) -> str:
-    return str(run.last_step) if run.complete else f"{run.last_step} of {study.STEPS}"
+    return str(run.last_step) if run.complete else f"{run.last_step} of {run.steps}"
 
 
 def _show(value: float | None) -> str:
@@ -168,7 +234,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m recipes.learning_study.tables", description=__doc__.splitlines()[0]
     )
-    parser.add_argument("table", choices=("runs", "phases", "trajectories"))
+    parser.add_argument("table", choices=("runs", "gate", "phases", "trajectories"))
     parser.add_argument("--variant", choices=study.VARIANTS, default="full")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--results", type=Path, default=RESULTS)
@@ -177,6 +243,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if arguments.table == "runs":
             lines = table_of_runs(runs)
+        elif arguments.table == "gate":
+            lines = table_of_gate(runs)
         else:
             run = find_run(runs, arguments.variant, arguments.seed)
             lines = table_of_phases(run) if arguments.table == "phases" else trajectories(run)

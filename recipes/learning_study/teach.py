@@ -5,10 +5,11 @@
 A model that does not pass (`examine.MARKS`, sampled at temperature 1 as in the rollouts) gets further rounds of
 lessons; one that has not passed after the last is not saved, and the command ends with exit code 1.
 
-Two base models come of it, alike but for their habits (`lessons.Habits`):
+Three base models come of it, alike but for their habits (`lessons.Habits`) and what their episodes are like:
 
 - `study` answers at once: it retrieves in about 2% of the turns, whatever it has seen;
-- `demo` retrieves in a quarter of the turns, half of them where the question points: few steps of training show.
+- `demo` retrieves in a quarter of the turns, half of them where the question points: few steps of training show;
+- `gate` retrieves in a tenth of the turns, of which it has five.
 
     python -m recipes.learning_study.teach --base study --out DIR --seed 0
 
@@ -40,8 +41,6 @@ from recipes.learning_study.tiny_model import NOTHING, PICTURE_TOKEN, make_model
 from recipes.learning_study.transcript import Scribe
 from verl_videomtr.prompts import Prompts
 
-PLANS = ((3, 2, 6), (3, 1, 2), (2, 1, 2), (1, 0, 2))
-"""(K_max, looks or unusable messages before the answer, weight) of a batch of lessons."""
 PRACTICE_RATE = 0.3
 """Retrieval rate of all lessons but the last: a model that hardly ever sees the action would not learn when it is
 allowed, and reinforcement of it would spill onto last turns, where it is invalid."""
@@ -67,6 +66,8 @@ class Course:
     warmup_steps: int = 40
     frame_budget: int = FRAME_BUDGET
     """B of the lessons' episodes."""
+    max_turns: int = 3
+    """K_max of most of them."""
     exam_cases: int = 128
     """Cases of each situation of the examination; 0: none is held."""
     max_rounds: int = 4
@@ -80,11 +81,19 @@ class Course:
                 raise ValueError(f"{name}={getattr(self, name)}; expected at least 1")
         if not 0 <= self.settling_share <= 1:
             raise ValueError(f"settling_share={self.settling_share}; expected 0 to 1")
+        if self.max_turns < 3:
+            raise ValueError(f"max_turns={self.max_turns}; expected at least 3: the examination looks twice")
+
+    @property
+    def plans(self) -> tuple[tuple[int, int, int], ...]:
+        """(K_max, looks or unusable messages before the answer, weight) of a batch of lessons."""
+        return ((self.max_turns, self.max_turns - 1, 6), (self.max_turns, 1, 2), (2, 1, 2), (1, 0, 2))
 
 
 BASES = {
     "study": (Habits(rate=0.02, aim=0.4), Course(steps=400, frame_budget=22)),
     "demo": (Habits(rate=0.25, aim=0.5), Course(steps=200, frame_budget=22)),
+    "gate": (Habits(rate=0.1, aim=0.5), Course(steps=240, frame_budget=24, max_turns=5)),
 }
 
 
@@ -173,7 +182,7 @@ def teach(
 
     def draw(step: int) -> list[Lesson]:
         teacher = practice if step <= (1 - course.settling_share) * course.steps else settling
-        max_turns, num_detours, _ = rng.choices(PLANS, [plan[2] for plan in PLANS])[0]
+        max_turns, num_detours, _ = rng.choices(course.plans, [plan[2] for plan in course.plans])[0]
         return [teacher.lesson(rng, max_turns=max_turns, num_detours=num_detours) for _ in range(course.batch_size)]
 
     train_on(model, book, draw, course=course, report=report)
@@ -181,7 +190,13 @@ def teach(
         further = dataclasses.replace(course, steps=course.round_steps, lr=course.round_lr)
         for number in range(course.max_rounds + 1):
             table = examine(
-                model, processor, config, num_cases=course.exam_cases, seed=seed, frame_budget=course.frame_budget
+                model,
+                processor,
+                config,
+                num_cases=course.exam_cases,
+                seed=seed,
+                frame_budget=course.frame_budget,
+                max_turns=course.max_turns,
             )
             missed = shortfalls(table)
             report(f"examination: {'not yet: ' if missed else 'passed: '}{'; '.join(missed or reached(table))}")
