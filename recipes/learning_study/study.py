@@ -70,9 +70,10 @@ def _episode(*, max_turns: int, frame_budget: int, pool_size: int) -> tuple[str,
 
 STUDY = Setting(episode=_episode(max_turns=MAX_TURNS, frame_budget=FRAME_BUDGET, pool_size=128))
 GATE = Setting(
-    # Four looks of four frames; five turns need more room than the tiny model's own settings give.
+    # Four looks of four frames, all in the context as in the lessons; five turns need more room than three.
     episode=(
         *_episode(max_turns=5, frame_budget=24, pool_size=64),
+        "videomtr.episode.window=4",
         "data.max_prompt_length=256",
         "data.max_response_length=448",
         "actor_rollout_ref.rollout.max_model_len=704",
