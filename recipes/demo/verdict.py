@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Did it learn? Validation episodes -> accuracy with an interval over videos, beside what looking blindly comes to.
 
 The two levels are computed, not measured: the best looks that are the same for every question, and one uniform look at
