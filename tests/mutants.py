@@ -47,6 +47,7 @@ PARTS, RECORDS, FILES = "test_trainer_parts.py", "test_recorder.py", "test_traje
 EPISODE, REWARDS, SCORING, ESTIMATORS = "test_episode.py", "test_rewards.py", "test_scoring.py", "test_estimators.py"
 CLIENT, CHAT, EXPORT = "test_serving_client.py", "test_serving_chat.py", "test_export.py"
 TABLES, EVAL = "test_evaluation_tables.py", "test_evaluation_run.py"
+LOSSES = "test_loop_workers.py"
 ROLLOUT, HEADS = "test_rollout.py", "test_verl_value_heads.py"
 
 _BESIDE, _MODELS = (
@@ -175,15 +176,21 @@ FAULTS = (
           "(place_of[number], end - 2)", (RECORDS, TRAINERS)),
     Fault("a resumed step is appended to the old one", "verl_plugin/recorder.py",
           "            write_file(path, records)", "            append_to_file(path, records)", (RECORDS,)),
+    Fault("lines of a batch are shuffled", "verl_plugin/recorder.py", "places = sorted(", "places = list(", (RECORDS,)),
+    Fault("what ended a run has no line", "verl_plugin/counted_run.py",
+          "            self._take(\"train\")\n            raise", "            raise",
+          (f"{LOSSES}::test_a_batch_without_any_trajectory_stops_the_run_with_the_reason",)),
+    Fault("rows without a record go unsaid", "verl_plugin/recorder.py", "if num_without_record and not",
+          "if False and not", (TRAINERS,)),
     Fault("lost trajectories have no line", "verl_plugin/recorder.py",
           "[*played, *_lost_records(lost, step=step)]", "played", (RECORDS,)),
     Fault("a cut line is glued to the next", "trajectory_files.py",
           "        _take_off_cut_line(file, path)\n", "", (FILES,)),
     Fault("a cut line is not counted", "trajectory_files.py",
           "num_cut=len(lines) - len(records)", "num_cut=0", (FILES,)),
-    Fault("scoring anew keeps the old advantages", "rescore.py", "        if summary.num_changed:\n            records",
-          "        if False:\n            records", (RECORDS,)),
-    Fault("scoring anew believes the record", "rescore.py", "if differ := differences(record[\"episode\"], episode):",
+    Fault("scoring anew keeps the old advantages", "rescore.py", "    if summary.num_changed:\n        # Only",
+          "    if False:\n        # Only", (RECORDS,)),
+    Fault("scoring anew believes the record", "rescore.py", "if differ := differences(line[\"episode\"], episode):",
           "if differ := []:", (RECORDS,)),
     Fault("a critic may load without its backbone", "verl_plugin/value_heads.py",
           "    if missing or unexpected or mismatched:\n", "    if False:\n",

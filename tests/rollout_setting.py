@@ -12,7 +12,7 @@ import numpy as np
 
 from verl_videomtr.episode import EpisodeConfig
 from verl_videomtr.prompts import Prompts
-from verl_videomtr.rollout import Frames, Rollout, open_episode
+from verl_videomtr.rollout import FrameSource, Rollout, open_episode
 from verl_videomtr.sample import Sample
 from verl_videomtr.video.errors import VideoError
 
@@ -72,7 +72,7 @@ class MadeFrames:
 
 
 async def open_rollout(
-    sample: Sample = SAMPLE, *, frames: Frames | None = None, prompts: str = "tiny", **config: Any
+    sample: Sample = SAMPLE, *, frames: FrameSource | None = None, prompts: str = "tiny", **config: Any
 ) -> Rollout:
     """Open an episode of at most three turns and eight of 16 frames.
 

@@ -24,6 +24,7 @@ from plugin_setting import Server, make_sample
 from rollout_setting import ANSWER
 from verl.experimental.agent_loop.agent_loop import AgentLoopMetrics, AgentLoopOutput
 
+from verl_videomtr.trajectory_files import read_file, step_file
 from verl_videomtr.watchdog import RunEndedError, Watchdog
 
 pytest_plugins = ["plugin_setting"]
@@ -157,11 +158,16 @@ def test_what_verl_itself_loses_behind_any_agent_loop_is_counted_too(make_run, m
     assert (losses.num_asked, losses.num_lost, losses.count("failed")) == (4, 2, 2)
 
 
-def test_a_batch_without_any_trajectory_stops_the_run_with_the_reason(make_run):
-    run = make_run("video_mtr_sync")
+def test_a_batch_without_any_trajectory_stops_the_run_with_the_reason(make_run, tmp_path):
+    run = make_run("video_mtr_sync", f"videomtr.dump.dir={tmp_path}")
     run.hand_out(["/videos/broken.mp4"] * 4)
     with pytest.raises(RuntimeError, match=r"4 of the last 4 trajectories were lost \(100%\).*cannot be read"):
         run.sample()
+    # The lines that say which come before the end.
+    lost = read_file(step_file(tmp_path, 1)).lost
+    assert [(line["sample_id"], line["kind"], line["step"]) for line in lost] == [
+        ("/videos/broken.mp4", "unreadable", 1)
+    ] * 4
 
 
 def test_a_failing_asynchronous_run_ends_instead_of_refilling_for_ever(make_run):

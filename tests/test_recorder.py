@@ -8,6 +8,9 @@ import asyncio
 import dataclasses
 import hashlib
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -151,6 +154,63 @@ def test_share_of_the_played_and_all_of_the_lost(setting, tmp_path):
     assert (len(read.played), len(read.lost)) == (2, 3)
 
 
+def test_lines_stand_in_the_batchs_order(setting, tmp_path):
+    one = setting.play([ANSWER]).trajectory
+    batch = [dataclasses.replace(one, session=number) for number in range(16)]
+    for step, share in ((1, 1.0), (2, 0.5)):
+        Recorder(DumpConfig(dir=str(tmp_path), share=share), describe=dict).record_step(batch, [], step=step)
+        sessions = [line["session"] for line in read_file(step_file(tmp_path, step)).played]
+        assert len(sessions) == 16 * share
+        assert sessions == sorted(sessions)
+        assert sessions != list(range(8)), "the first ones, not a draw"
+
+
+KILLED = """
+import json, sys
+from verl_videomtr.settings import DumpConfig
+from verl_videomtr.trajectory import Trajectory
+from verl_videomtr.verl_plugin.recorder import Recorder
+
+folder, record = sys.argv[1], json.load(open(sys.argv[2]))
+recorder, number = Recorder(DumpConfig(dir=folder), describe=dict), 0
+lost = [{"kind": "failed", "sample_id": "gone", "error": "it broke"}]
+for step in range(1, 10**6):
+    for batch in range(3):
+        numbered = [Trajectory.from_dict({**record, "session": number + place}) for place in range(4)]
+        recorder.record_step(numbered, lost if batch == 2 else [], step=step)
+        number += 4
+        print(step, number, flush=True)
+"""
+
+
+@pytest.mark.parametrize("num_announced", [1, 2, 5])
+def test_killed_trainer_keeps_every_line_that_it_announced(setting, tmp_path, num_announced):
+    record = {**setting.play([LOOK, ANSWER]).trajectory.to_dict(), "question": "?" * 500_000}
+    (tmp_path / "record.json").write_text(json.dumps(record))
+    command = [sys.executable, "-c", KILLED, str(tmp_path / "lines"), str(tmp_path / "record.json")]
+    root = Path(__file__).parents[1]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=root) as trainer:
+        assert trainer.stdout is not None
+        said = [next(trainer.stdout) for _ in range(num_announced)]
+        trainer.kill()
+        said += trainer.stdout.readlines()
+    last_step, last_number = map(int, said[-1].split())
+    reads = {path: read_file(path) for path in sorted((tmp_path / "lines").glob("step_*"))}
+    sessions = [line["session"] for read in reads.values() for line in read.played]
+    assert sessions == list(range(len(sessions)))
+    assert len(sessions) >= last_number
+    assert all(read.num_cut <= 1 for read in reads.values())
+    for step in range(1, last_step):
+        read = reads[step_file(tmp_path / "lines", step)]
+        assert (len(read.played), len(read.lost), read.num_cut) == (12, 1, 0)
+    # The step that was cut is trained again.
+    goes_on = Recorder(DumpConfig(dir=str(tmp_path / "lines")), describe=dict)
+    for step in (last_step, last_step + 1):
+        goes_on.record_step([Trajectory.from_dict(record)], [], step=step)
+        assert len(read_file(step_file(tmp_path / "lines", step)).records) == 1
+    assert not list((tmp_path / "lines").glob(".*"))
+
+
 def test_nothing_is_written_without_a_folder(setting):
     recorder = Recorder(DumpConfig(), describe=lambda: pytest.fail("asked for"))
     recorder.record_step([setting.play([ANSWER]).trajectory], [], step=1)
@@ -217,7 +277,7 @@ def test_scoring_anew_with_nothing_changed_gives_every_line_again(folder, capsys
     before = [record for path in sorted(folder.rglob("step_*.jsonl")) for record in read_file(path).records]
     assert code == 0
     assert records == before
-    assert "scored otherwise than stored: 0 of 14" in capsys.readouterr().out
+    assert "score changed: 0 of 14" in capsys.readouterr().out
 
 
 def test_scoring_anew_without_the_gate(folder, capsys):

@@ -96,9 +96,23 @@ def test_verls_own_step_runs_inside_the_batchs_context_and_its_credit_is_written
     assert set(by_uid) == {"u0", "u1"}
 
 
+GRPO = ("algorithm.adv_estimator=grpo", "videomtr.bootstrap.enabled=false")
+
+
+def test_rows_of_another_loop_leave_no_line_and_that_is_said_once(setting, stored, tmp_path, caplog):
+    trainer = make_trainer(setting.config(*GRPO, f"videomtr.dump.dir={tmp_path}"), step=1)
+    del stored.outputs[1].extra_fields["videomtr"]
+    for _ in range(2):
+        trainer._compute_advantage(stored.batch, {})
+    assert [line["uid"] for line in read_file(step_file(tmp_path, 1)).records] == ["u0", "u0"]
+    said = [record.getMessage() for record in caplog.records if "leave no line" in record.getMessage()]
+    assert said == [
+        f"step 1: 1 rows of another agent loop than video_mtr leave no line in {tmp_path}; see docs/tool.md"
+    ]
+
+
 def test_other_estimators_get_no_context(setting, stored):
-    config = setting.config("algorithm.adv_estimator=grpo", "videomtr.bootstrap.enabled=false")
-    trainer = make_trainer(config)
+    trainer = make_trainer(setting.config(*GRPO))
     metrics: dict[str, float] = {}
     trainer._compute_advantage(stored.batch, metrics)
     assert stored.seen["context"] is None

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from verl_videomtr.replay import differences, replay
+from verl_videomtr.replay import WORDS, differences, replay
 from verl_videomtr.reward_function import OWN, is_own, load_reward_function
 from verl_videomtr.rewards import RewardConfig
 from verl_videomtr.scoring import EpisodeScore, score_record
@@ -89,14 +89,14 @@ async def rescore(
     if out.exists() and any(out.iterdir()):
         raise FileExistsError(f"{out} holds something; expected a new folder; give another --out")
     summary = Summary(reward=reward, reward_before=before)
-    results = {}
     for path in files:
-        results[path.relative_to(folder)] = await _rescore_file(path, function, summary)
+        write_file(out / path.relative_to(folder), await _rescore_file(path, function, summary))
+    if summary.num_changed:
+        # Only now: one changed reward changes the whole batch's credit, and lines are held a file at a time.
+        for path in files:
+            scored = out / path.relative_to(folder)
+            write_file(scored, [{**line, **_without_credit(line)} for line in read_file(scored).records])
     write_run(out, {**(run or {}), "reward": reward, "rescored_from": str(folder.resolve())})
-    for name, records in results.items():
-        if summary.num_changed:
-            records = [{**line, **_without_credit(line)} for line in records]
-        write_file(out / name, records)
     return summary
 
 
@@ -126,38 +126,39 @@ async def _rescore_file(path: Path, function: Callable[..., Any], summary: Summa
     read = read_file(path)
     summary.num_cut += read.num_cut
     summary.num_lost += len(read.lost)
-    records = []
-    for record in read.records:
-        if record["status"] == "lost":
-            records.append(record)
-            continue
-        where = f"{path.name}, sample {record['sample_id']!r}"
-        scored = await _rescore_line(record, function, summary, where=where)
-        summary.add(record, scored, where=where)
-        records.append(scored)
-    return records
+    lines = []
+    for line in read.records:
+        if line["status"] == "played":
+            where = f"{path.name}, sample {line['sample_id']!r}"
+            scored = await _rescore_line(line, function, summary, where=where)
+            summary.add(line, scored, where=where)
+            lines.append(scored)
+        else:
+            lines.append(line)
+    return lines
 
 
 async def _rescore_line(
-    record: dict[str, Any], function: Callable[..., Any], summary: Summary, *, where: str
+    line: dict[str, Any], function: Callable[..., Any], summary: Summary, *, where: str
 ) -> dict[str, Any]:
-    if record["schema_version"] < 2:
+    if line["schema_version"] < 2:
         raise TrajectoryFileError(
             f"a line of schema version 1, which names neither question type nor frame times; expected version 2; "
             f"{where}; make the run's lines with this version of verl-videomtr"
         )
-    episode = replay(record["episode"], question=record["question"], segments=record["segments"])
-    if differ := differences(record["episode"], episode):
+    episode = replay(line["episode"], question=line["question"], segments=line["segments"])
+    if differ := differences(line["episode"], episode):
         summary.not_replayed.append(f"{where}: {', '.join(differ)}")
-    kept = {name: record["episode"][name] for name in ("system", "messages")}
+    # The prompt set may have changed since; what the policy was told then stays.
+    record = {**episode.record(), **{name: line["episode"][name] for name in WORDS}}
     score = await score_record(
         function,
-        {**episode.record(), **kept},
-        data_source=record["data_source"],
-        ground_truth=record["ground_truth"],
-        extra_info={**{name: record[name] for name in ("sample_id", *_OF_THE_ROW)}, **record["extra_info"]},
+        record,
+        data_source=line["data_source"],
+        ground_truth=line["ground_truth"],
+        extra_info={**{name: line[name] for name in ("sample_id", *_OF_THE_ROW)}, **line["extra_info"]},
     )
-    return {**record, "episode": {**episode.record(), **kept}, **_scored_parts(score)}
+    return {**line, "episode": record, **_scored_parts(score)}
 
 
 def _scored_parts(score: EpisodeScore) -> dict[str, Any]:
@@ -171,29 +172,29 @@ def _scored_parts(score: EpisodeScore) -> dict[str, Any]:
     }
 
 
-def _without_credit(record: Mapping[str, Any]) -> dict[str, None]:
-    return {name: None for name in OF_TRAINING if name in record}
+def _without_credit(line: Mapping[str, Any]) -> dict[str, None]:
+    return {name: None for name in OF_TRAINING if name in line}
 
 
 def say(summary: Summary) -> Iterable[str]:
     """Word a summary, line by line."""
     yield f"reward: {_say_reward(summary.reward_before)} -> {_say_reward(summary.reward)}"
     yield (
-        f"{summary.num_played} played trajectories, {summary.num_lost} lost ones as they were"
-        + (f", {summary.num_cut} cut line(s) passed over" if summary.num_cut else "")
+        f"{summary.num_played} played trajectories, {summary.num_lost} lost ones copied"
+        + (f", {summary.num_cut} cut line(s) skipped" if summary.num_cut else "")
     )
     replayed = summary.num_played - len(summary.not_replayed)
-    yield f"played again to the stored record: {replayed} of {summary.num_played}"
-    yield from (f"  not so: {line}" for line in summary.not_replayed[:5])
+    yield f"replayed to the stored record: {replayed} of {summary.num_played}"
+    yield from (f"  differs: {line}" for line in summary.not_replayed[:5])
     parts = ", ".join(f"{name} {number}" for name, number in summary.changed.items() if number)
-    yield f"scored otherwise than stored: {summary.num_changed} of {summary.num_played}" + (f" ({parts})" * bool(parts))
+    yield f"score changed: {summary.num_changed} of {summary.num_played}" + (f" ({parts})" * bool(parts))
     if summary.num_played:
         yield f"{'mean':12}{'before':>10}{'after':>10}"
         for name, (before, after) in summary.totals.items():
             yield f"{name:12}{before / summary.num_played:10.4f}{after / summary.num_played:10.4f}"
     yield from (f"  {where}: {before:.4f} -> {after:.4f}" for _, where, before, after in summary.largest)
     if summary.num_changed:
-        yield "advantages and returns were those of the rewards before, and are left out"
+        yield "advantages and returns belong to the old rewards and are left out"
 
 
 def _say_reward(reward: Mapping[str, Any] | None) -> str:

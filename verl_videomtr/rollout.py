@@ -33,7 +33,7 @@ class Message:
     """What the policy is shown before a response, with its pictures."""
 
     parts: tuple[Any, ...]
-    """In order: text, and where a frame's picture goes what the episode's `Frames` gave: (H, W, 3) uint8 RGB."""
+    """In order: text, and where a frame's picture goes what the FrameSource gave: (H, W, 3) uint8 RGB."""
 
     def as_chat(self) -> tuple[dict[str, Any], list[Image.Image]]:
         """Return it as a user message of a chat template, and its images in the order of their places."""
@@ -76,11 +76,11 @@ class Policy(Protocol):
 
         Raises:
             OutOfRoom: no response fits; the episode ends as truncated.
-            Exception: there is no response, such as when the server failed; nobody takes it for the policy's.
+            Exception: there is no response, for example because the server failed; the episode is lost with it.
         """
 
 
-class Frames(Protocol):
+class FrameSource(Protocol):
     """Where an episode's frames come from: a FrameService, or what names frames for a policy that needs no pixels."""
 
     async def pool(self, path: str, /) -> FramePool:
@@ -100,7 +100,7 @@ class Rollout:
     """Where the video lies."""
     pool: FramePool
     """The video as the episode began with it."""
-    frames: Frames
+    frames: FrameSource
     replies: list[Reply] = field(default_factory=list)
     """One per turn."""
     seconds: dict[str, float] = field(default_factory=lambda: {"frames": 0.0, "generate": 0.0})
@@ -123,7 +123,7 @@ async def open_episode(
     *,
     config: EpisodeConfig,
     prompts: Prompts,
-    frames: Frames,
+    frames: FrameSource,
     root: str | None,
     subtitles: Sequence[Cue] = (),
 ) -> Rollout:

@@ -222,7 +222,8 @@ def _encode(record: Mapping[str, Any]) -> bytes:
 
 
 def _replace(path: Path, content: bytes) -> None:
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # One name for all writers: what a killed one has left is overwritten when the step is trained again.
+    beside = path.with_name(f".{path.name}.tmp")
     try:
         with open(beside, "wb") as file:
             file.write(content)

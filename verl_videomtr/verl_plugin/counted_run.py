@@ -64,7 +64,7 @@ class CountedRun(WatchedRun):
             if ended and self.ledger.settle(partition, ended, replay_buffer.partitions[partition]):
                 self.watchdog.moved()
         if (judged := self.ledger.too_many()) is not None:
-            self.agent_loop_manager.pull()
+            self._take("train")
             raise RuntimeError(self.ledger.say_too_many(*judged))
 
     def step(self, metrics: dict[str, Any], timing_raw: dict[str, Any]) -> Any:

@@ -1,6 +1,6 @@
 # Copyright 2025 Individual Contributor: the verl_videomtr authors
 # SPDX-License-Identifier: Apache-2.0
-"""The lines of a training run: a step's trajectories with their credit, its losses, and validations, in and on disk."""
+"""The lines of a training run: trajectories with their credit, losses and validations in, JSONL files out."""
 
 from __future__ import annotations
 
@@ -41,18 +41,39 @@ class Recorder:
         self._describe = describe
         self._started: set[Path] = set()
         """Files that this process has begun; what an earlier one wrote of the same step is replaced."""
+        self._has_warned = False
 
     @property
     def is_on(self) -> bool:
         return self._folder is not None
 
-    def record_step(self, trajectories: Sequence[Trajectory], lost: Iterable[Mapping[str, Any]], *, step: int) -> None:
-        """Write a training batch's lines, the configured share of the played ones and all of the lost."""
+    def record_step(
+        self,
+        trajectories: Sequence[Trajectory],
+        lost: Iterable[Mapping[str, Any]],
+        *,
+        step: int,
+        num_without_record: int = 0,
+    ) -> None:
+        """Write a training batch's lines, the configured share of the played ones and all of the lost.
+
+        Args:
+            num_without_record: the batch's rows of other agent loops, which have nothing to write.
+        """
         if self._folder is None:
             return
+        if num_without_record and not self._has_warned:
+            self._has_warned = True
+            logger.warning(
+                "step %d: %d rows of another agent loop than video_mtr leave no line in %s; see docs/tool.md",
+                step,
+                num_without_record,
+                self._folder,
+            )
         # By chance, not the first ones: verl has sorted the batch by length.
-        kept = random.Random(step).sample(trajectories, round(self._share * len(trajectories)))
-        played = [{**trajectory.to_dict(), "step": step} for trajectory in kept]
+        num_kept = round(self._share * len(trajectories))
+        places = sorted(random.Random(step).sample(range(len(trajectories)), num_kept))
+        played = [{**trajectories[place].to_dict(), "step": step} for place in places]
         self._write(step_file(self._folder, step), [*played, *_lost_records(lost, step=step)])
 
     def record_validation(self, texts: Iterable[str | None], *, step: int) -> None:

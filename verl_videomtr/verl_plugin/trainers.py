@@ -1,6 +1,6 @@
 # Copyright 2025 Individual Contributor: the verl_videomtr authors
 # SPDX-License-Identifier: Apache-2.0
-"""verl's trainers with the method's credit assignment and bootstrapping: `video_mtr_sync` and its asynchronous kin.
+"""verl's trainers with the method's credit assignment and bootstrapping: one for each of verl's modes.
 
 The mixin adds to verl's steps and replaces none: verl's own `_compute_advantage` runs, inside a context from which the
 registered estimator reads the critic's values, the turns and the bonus.
@@ -143,7 +143,8 @@ class VideoMTRMixin(CountedRun, KeptCheckpoints):
         trajectories = with_credit(
             rows, bonus=bonus, advantages=credit["advantages"], returns=credit["returns"], values=values
         )
-        self.recorder.record_step(trajectories, [], step=self.global_steps)
+        num_real = sum(not tag.get("is_padding", False) for tag in batch.tags)
+        self.recorder.record_step(trajectories, [], step=self.global_steps, num_without_record=num_real - len(rows))
         metrics["videomtr/seconds/record"] = time.monotonic() - started
 
     def _report(self, trajectories: Sequence[Trajectory], metrics: dict[str, Any]) -> None:
