@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from record_checks import check_line, check_rescore
 from safetensors.torch import load_file
 from trainer_runs import ROOT, build_model, make_data, read_metrics, train
 
 from benchmarks.real_clips import fetch
-from verl_videomtr import cli
 from verl_videomtr.sample import read_rows, write_rows
-from verl_videomtr.trajectory_files import list_files, read_file, step_file
+from verl_videomtr.trajectory_files import read_file, step_file
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
 
@@ -227,7 +227,7 @@ def test_trajectories_are_written_down_with_their_credit(steps):
         step = _step(folder, number)
         places = {row["key"]: place for place, row in enumerate(step["rows"]) if not row["is_padding"]}
         for line in read.played:
-            assert line["step"] == number
+            check_line(line, step=number)
             assert line["policy_version"] == {"min": number - 1, "max": number - 1}
             place = places[f"{line['uid']}_{line['session']}_0"]
             ends = [end - 1 for _, end in line["turn_spans"]]
@@ -237,8 +237,6 @@ def test_trajectories_are_written_down_with_their_credit(steps):
             assert line["bonus"] == step["bonus"][place][ends].tolist()
 
 
-def test_trajectories_are_scored_again_from_their_lines_alone(steps, tmp_path):
+def test_trajectories_are_scored_again_from_their_lines_alone(steps, tmp_path, capsys):
     folder, _ = steps
-    assert cli.main(["rescore", str(folder / "trajectories"), "--out", str(tmp_path / "again")]) == 0
-    for path in list_files(folder / "trajectories"):
-        assert read_file(tmp_path / "again" / path.name).records == read_file(path).records
+    check_rescore(folder / "trajectories", tmp_path / "again", capsys)

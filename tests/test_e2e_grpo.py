@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from trainer_runs import build_model, make_data, train
+from record_checks import check_credit, check_line, check_rescore, check_validation
+from trainer_runs import build_model, make_data, read_trajectories, train
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(1500)]
 
@@ -19,12 +20,12 @@ MAX_TURNS, PROMPTS, GROUP = 6, 4, 3
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
-    data = make_data(tmp_path_factory.mktemp("data"), num_train=2 * PROMPTS)
+    data = make_data(folder, num_train=2 * PROMPTS)
     train(
         folder, "+videomtr/ablation=grpo", f"actor_rollout_ref.rollout.n={GROUP}", f"data.train_batch_size={PROMPTS}",
         f"videomtr.episode.max_turns={MAX_TURNS}", "videomtr.episode.initial_frames=6",
         "actor_rollout_ref.actor.use_kl_loss=false",
-        "trainer.total_training_steps=2",
+        "trainer.total_training_steps=2", "trainer.test_freq=2",
         data=data, model=build_model("make_habitual_model.py", str(MAX_TURNS)),
     )  # fmt: skip
     return folder
@@ -70,3 +71,22 @@ def test_log_probs_agree_and_the_policy_moves(run):
         assert (row["rollout_log_probs"][mask] - row["old_log_probs"][mask]).abs().max() < 1e-3
     weights = [torch.load(run / f"vllm_{step}.pt", weights_only=True) for step in (1, 2)]
     assert any(not weights[0][name].equal(weights[1][name]) for name in weights[0])
+
+
+@pytest.mark.parametrize("step", [1, 2])
+def test_lines_are_complete_and_grouped(run, step):
+    lines = read_trajectories(run, step)
+    groups = defaultdict(list)
+    for line in lines:
+        check_line(line, step=step)
+        assert (line["values"], line["bonus"]) == (None, [])
+        assert line["policy_version"] == {"min": step - 1, "max": step - 1}
+        groups[line["uid"], line["sample_id"]].append(line["session"])
+    assert [sorted(sessions) for sessions in groups.values()] == [list(range(GROUP))] * PROMPTS
+    num_sampled = sum(tokens > 0 for line in lines for tokens in line["response_tokens"])
+    assert check_credit(lines, _rows(run, step)) == num_sampled
+
+
+def test_validation_is_recorded_and_lines_are_scored_again_to_the_same(run, tmp_path, capsys):
+    check_validation(run / "trajectories", run / "needles" / "val.parquet", step=2)
+    check_rescore(run / "trajectories", tmp_path / "again", capsys)

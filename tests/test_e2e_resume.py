@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from record_checks import check_line, check_rescore
 from trainer_runs import build_model, make_data, read_metrics, read_trajectories, train
 
 from verl_videomtr.bootstrapping import BootstrapConfig, ExplorationBootstrap, Stage
+from verl_videomtr.trajectory_files import read_file, step_file
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(3000)]
 
@@ -41,12 +43,26 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     # verl writes a step's metrics after its checkpoint.
     train(folder, *OVERRIDES, data=data, model=base, kill_when=lambda: is_announced(2) and 2 in read_metrics(folder))
     assert is_announced(2)
+    check_lines_of_killed_run(folder)
     half_written = checkpoints / "global_step_4" / "videomtr_state.json"
     goes_on = (*OVERRIDES, "trainer.resume_mode=auto")
     train(folder, *goes_on, data=data, model=base, kill_when=half_written.is_file)
+    check_lines_of_killed_run(folder)
     assert is_announced(3), "the plugin's state must be there before verl announces the checkpoint as complete"
     train(folder, *goes_on, data=data, model=base)
     return folder
+
+
+def check_lines_of_killed_run(run: Path) -> None:
+    """Hold that a step in the metrics has all its lines, and any other step all or none."""
+    announced = read_metrics(run)
+    for step in range(1, STEPS + 1):
+        path = step_file(run / "trajectories", step)
+        if step in announced or path.is_file():
+            read = read_file(path)
+            assert (len(read.played), read.num_cut) == (BATCH, 0), step
+            for line in read.played:
+                check_line(line, step=step)
 
 
 def _replay(run: Path) -> dict[int, ExplorationBootstrap]:
@@ -61,10 +77,11 @@ def _replay(run: Path) -> dict[int, ExplorationBootstrap]:
     return after
 
 
-def test_every_step_was_trained_and_dumped_once(run):
+def test_every_step_was_trained_and_dumped_once(run, tmp_path, capsys):
     assert sorted(read_metrics(run)) == list(range(1, STEPS + 1))
     for step in range(1, STEPS + 1):
         assert len(read_trajectories(run, step)) == BATCH
+    check_rescore(run / "trajectories", tmp_path / "again", capsys)
 
 
 def test_stage_and_counter_go_on_as_if_nothing_had_happened(run):
