@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-import io
 import os
 import shutil
 import sys
@@ -24,6 +23,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 PACKAGE = "verl_videomtr"
 COPIED = (PACKAGE, "tests", "data_prep", "recipes", "hydra_plugins", "pyproject.toml")
+OUTPUT = "output.txt"
+"""What pytest said last, in the copy."""
 MOST_SECONDS = 600
 """Of one fault's tests, which take some seconds on a quiet machine."""
 
@@ -220,7 +221,8 @@ def _try_all(faults: list[Fault], copy: Path) -> int:
     whole = sorted({test for fault in faults for test in fault.tests})
     began = time.monotonic()
     if _result_of(whole, copy, most_seconds=5 * MOST_SECONDS) != "survived":
-        print("the tests fail without any fault; run them first")
+        print((copy / OUTPUT).read_text(errors="replace")[-3000:])
+        print("the tests fail without any fault; repair them first")
         return 2
     num_seen = 0
     for fault in faults:
@@ -283,7 +285,7 @@ def _run_tests(tests: list[str], copy: Path) -> None:
         import pytest
 
         options = ["-q", "-x", "-p", "no:cacheprovider", "-p", "no:hypothesispytest"]
-        with contextlib.redirect_stdout(io.StringIO()):
+        with open(OUTPUT, "w") as output, contextlib.redirect_stdout(output):
             code = int(pytest.main([*options, *(f"tests/{test}" for test in tests)]))
     finally:
         os._exit(code)

@@ -154,6 +154,18 @@ def test_share_of_the_played_and_all_of_the_lost(setting, tmp_path):
     assert (len(read.played), len(read.lost)) == (2, 3)
 
 
+def test_lines_of_later_steps_that_an_earlier_run_has_left_are_named(tmp_path, caplog):
+    for step in (1, 2, 12):
+        write_file(step_file(tmp_path, step), [])
+    Recorder(DumpConfig(dir=str(tmp_path)), describe=dict).record_step([], [], step=12)
+    assert not caplog.records
+    recorder = Recorder(DumpConfig(dir=str(tmp_path)), describe=dict)
+    recorder.record_validation([], step=1)
+    recorder.record_step([], [], step=2)
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert "up to step_000012.jsonl; expected none behind step_000001.jsonl" in said
+
+
 def test_lines_stand_in_the_batchs_order(setting, tmp_path):
     one = setting.play([ANSWER]).trajectory
     batch = [dataclasses.replace(one, session=number) for number in range(16)]

@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 
 RUN_FILE = "run.json"
 EVAL_FILE = "trajectories.jsonl"
+STEP_FILES = "step_*.jsonl"
 VAL_FOLDER = "val"
 
 _DEFAULTS: dict[str, Any] = {
@@ -87,8 +88,8 @@ def list_files(folder: str | Path) -> list[Path]:
         TrajectoryFileError: there are none.
     """
     folder = Path(folder)
-    found = [*sorted(folder.glob("step_*.jsonl")), *folder.glob(EVAL_FILE)]
-    found += sorted((folder / VAL_FOLDER).glob("step_*.jsonl"))
+    found = [*sorted(folder.glob(STEP_FILES)), *folder.glob(EVAL_FILE)]
+    found += sorted((folder / VAL_FOLDER).glob(STEP_FILES))
     if not found:
         raise TrajectoryFileError(
             f"no trajectory lines; expected step_*.jsonl, {VAL_FOLDER}/step_*.jsonl or {EVAL_FILE}; {folder}; give the "
@@ -169,12 +170,13 @@ def read_run(folder: str | Path) -> dict[str, Any] | None:
         path = folder.parent / RUN_FILE
     if not path.is_file():
         return None
+    expected = f"expected a JSON object that describes a run; {path}; restore or remove it"
     try:
         run = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        run = error
+        raise TrajectoryFileError(f"no JSON ({error}); {expected}") from error
     if not isinstance(run, dict):
-        raise TrajectoryFileError(f"{run}; expected a JSON object that describes a run; {path}; restore or remove it")
+        raise TrajectoryFileError(f"a JSON {type(run).__name__}; {expected}")
     return run
 
 

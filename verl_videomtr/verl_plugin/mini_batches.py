@@ -2,9 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Optimizer steps counted in trajectories where a trajectory has several rows.
 
-verl cuts mini-batches of a number of rows. Where the context slides that number of trajectories has more rows, so it
-would take more optimizer steps than were configured. Here the rows are divided into as many mini-batches as there would
-be of trajectories, whatever their number.
+verl cuts mini-batches of a fixed number of rows. Where the context slides a trajectory has several, so a batch would
+take more optimizer steps than were configured. Here the rows, however many, are divided into as many mini-batches as
+the trajectories would be: of 8 trajectories in mini-batches of 4, which have 20 rows, verl alone would make 5 steps;
+with mini-batches of 10 rows it makes 2.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ from typing import Any
 from verl_videomtr.settings import DumpConfig
 from verl_videomtr.trajectory import Trajectory
 from verl_videomtr.trajectory_files import (
+    STEP_FILES,
     VAL_FOLDER,
     append_to_file,
     lost_record,
@@ -95,6 +96,7 @@ class Recorder:
     def _write(self, path: Path, records: Sequence[Mapping[str, Any]]) -> None:
         if not self._started:
             self._write_run()
+            self._name_later_steps(path)
         if path in self._started:
             append_to_file(path, records)
         else:
@@ -114,6 +116,19 @@ class Recorder:
             )
         write_run(self._folder, run)
 
+    def _name_later_steps(self, path: Path) -> None:
+        """Warn of lines that a run which got further has left: they are of weights that this run does not have."""
+        assert self._folder is not None
+        later = sorted(each.name for each in self._folder.glob(STEP_FILES) if each.name > path.name)
+        if later:
+            logger.warning(
+                "%s holds lines of an earlier run up to %s; expected none behind %s; they stay until their steps are "
+                "trained again; give a run that begins anew a videomtr.dump.dir of its own",
+                self._folder,
+                later[-1],
+                path.name,
+            )
+
 
 def with_credit(
     rows: Sequence[TrajectoryRow],
@@ -131,15 +146,16 @@ def with_credit(
         advantages: of each row of the batch, one per response token.
         values: the critic's; None without a critic.
     """
-    by_key: dict[tuple[str | None, int | None], dict[int, int]] = {}
+    # A turn's credit lies in the row that trains it, and verl has sorted the rows by length.
+    places: dict[tuple[str | None, int | None], dict[int, int]] = {}
     for row in rows:
-        by_key.setdefault((row.trajectory.uid, row.trajectory.session), {})[row.number] = row.place
+        places.setdefault((row.trajectory.uid, row.trajectory.session), {})[row.number] = row.place
     result = []
     for row in rows:
         if row.number != 0:
             continue
         trajectory = row.trajectory
-        place_of = by_key[trajectory.uid, trajectory.session]
+        place_of = places[trajectory.uid, trajectory.session]
         ends = [
             (place_of[number], end - 1) if end > start and number in place_of else None
             for number, (start, end) in zip(trajectory.turn_rows, trajectory.turn_spans, strict=True)

@@ -286,7 +286,14 @@ class TokenPolicy:
             span[1] -= 1
 
     async def _slid(self, segment: Segment, first_turn: int) -> Segment:
-        """Make the segment whose prompt is `segment` without the turns before `first_turn`."""
+        """Make the segment whose prompt is `segment` without the turns before `first_turn`.
+
+        With messages m and responses r, from turn 1 on:
+
+            segment   system m0 r0 m1 r1 m2
+            opened    system m1                 tokenised anew, since m1 now stands behind the instructions
+            result    system m1 r1 m2           r1 and what follows keep the ids they have; all of it is prompt
+        """
         opened = await self._open(first_turn)
         kept_from = segment.response_starts[first_turn]
         shift = len(opened.ids) - kept_from
