@@ -48,7 +48,6 @@ PARTS, RECORDS, FILES = "test_trainer_parts.py", "test_recorder.py", "test_traje
 EPISODE, REWARDS, SCORING, ESTIMATORS = "test_episode.py", "test_rewards.py", "test_scoring.py", "test_estimators.py"
 CLIENT, CHAT, EXPORT = "test_serving_client.py", "test_serving_chat.py", "test_export.py"
 TABLES, EVAL = "test_evaluation_tables.py", "test_evaluation_run.py"
-LOSSES = "test_loop_workers.py"
 ROLLOUT, HEADS = "test_rollout.py", "test_verl_value_heads.py"
 
 _BESIDE, _MODELS = (
@@ -180,7 +179,7 @@ FAULTS = (
     Fault("lines of a batch are shuffled", "verl_plugin/recorder.py", "places = sorted(", "places = list(", (RECORDS,)),
     Fault("what ended a run has no line", "verl_plugin/counted_run.py",
           "            self._take(\"train\")\n            raise", "            raise",
-          (f"{LOSSES}::test_a_batch_without_any_trajectory_stops_the_run_with_the_reason",)),
+          (TRAINERS,)),
     Fault("rows without a record go unsaid", "verl_plugin/recorder.py", "if num_without_record and not",
           "if False and not", (TRAINERS,)),
     Fault("lost trajectories have no line", "verl_plugin/recorder.py",

@@ -34,6 +34,12 @@ INVALID = "red"
 SCRIPTS = [[LOOK, ANSWER], [LOOK, WRONG], [ANSWER], [LOOK, LOOK, ANSWER], [INVALID, LOOK, ANSWER], [LOOK, LOOK, LOOK]]
 
 
+def give_credit(trajectory):
+    """Put other numbers for every turn where a training has its own."""
+    numbers = [float(turn) for turn in range(trajectory.num_turns)]
+    return dataclasses.replace(trajectory, advantages=numbers, returns=numbers, values=numbers)
+
+
 @pytest.fixture
 def folder(setting, tmp_path):
     """Lines of a step and of a validation as a run writes them."""
@@ -44,7 +50,7 @@ def folder(setting, tmp_path):
     config = setting.config(f"videomtr.dump.dir={tmp_path / 'lines'}")
     recorder = Recorder(DumpConfig(dir=str(tmp_path / "lines")), describe=lambda: describe_run(config))
     lost = [{"kind": "failed", "sample_id": "gone", "error": "it broke", "uid": "u", "session": 1, "split": "train"}]
-    recorder.record_step([each.trajectory for each in played], lost, step=3)
+    recorder.record_step([give_credit(each.trajectory) for each in played], lost, step=3)
     infos = [each.outputs[-1].extra_fields["reward_extra_info"] for each in played]
     recorder.record_validation([info[TRAJECTORY_KEY] for info in infos], step=0)
     recorder.record_validation_losses(lost, step=0)
@@ -105,7 +111,8 @@ def test_validation_has_the_same_lines(folder):
     assert len(train) == len(val) == len(SCRIPTS) + 1
 
     def by_id(lines):
-        return {line["sample_id"]: {k: v for k, v in line.items() if k not in ("step", "seconds")} for line in lines}
+        trained = ("step", "seconds", "advantages", "returns", "values")
+        return {line["sample_id"]: {k: v for k, v in line.items() if k not in trained} for line in lines}
 
     assert by_id(train) == by_id(val)
 
@@ -295,10 +302,12 @@ def test_scoring_anew_with_nothing_changed_gives_every_line_again(folder, capsys
 def test_scoring_anew_without_the_gate(folder, capsys):
     code, records = run_rescore(folder, "--set", "gate=none")
     assert code == 0
-    by_id = {record["sample_id"]: record for record in records if record["status"] == "played"}
+    by_id = {record["sample_id"]: record for record in records if (record["status"], record["step"]) == ("played", 3)}
     assert by_id["s1"]["turn_rewards"] == pytest.approx([0.6, 0.1])  # wrong, and paid for finding it
     assert by_id["s0"]["turn_rewards"] == pytest.approx([0.6, 1.1])
-    assert all(record["advantages"] is None for record in by_id.values())
+    # One reward of a batch changes the credit of all; the critic's values do not depend on it.
+    assert all(record["advantages"] is record["returns"] is None for record in by_id.values())
+    assert by_id["s0"]["values"] == [0.0, 1.0]
     out = capsys.readouterr().out
     assert "gate=none" in out
     assert "s1" in out

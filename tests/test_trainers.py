@@ -15,6 +15,7 @@ from rollout_setting import ANSWER
 from tensordict import TensorDict
 from verl.trainer.ppo.v1 import PPOTrainer
 
+from verl_videomtr.losses import AskedPrompt, Ledger, LossReport
 from verl_videomtr.settings import load_settings
 from verl_videomtr.trajectory_files import read_file, step_file
 from verl_videomtr.verl_plugin import estimators, trainers, watched_run
@@ -109,6 +110,24 @@ def test_rows_of_another_loop_leave_no_line_and_that_is_said_once(setting, store
     assert said == [
         f"step 1: 1 rows of another agent loop than video_mtr leave no line in {tmp_path}; see docs/tool.md"
     ]
+
+
+def test_what_ended_a_run_has_its_lines(setting, tmp_path):
+    trainer = make_trainer(setting.config(f"videomtr.dump.dir={tmp_path}"), step=3)
+    ledger = Ledger(batch_prompts=2, max_share=0.2)
+    reports = [
+        LossReport(kind="unreadable", sample_id=f"s{uid}", uid=uid, session=0, split="train", partition="train", step=3,
+                   error="cannot be read") for uid in ("a", "b")
+    ]  # fmt: skip
+    ledger.ask(AskedPrompt(uid=r.uid, sample_id=r.sample_id, num_sessions=1, partition="train") for r in reports)
+    # The workers' reports come when they are asked for.
+    trainer.agent_loop_manager = SimpleNamespace(ledger=ledger, pull=lambda: ledger.report(reports))
+    trainer.watchdog = SimpleNamespace(moved=lambda: None)
+    nothing: dict[str, set[str]] = {"train": set(), "val": set()}
+    buffer = SimpleNamespace(finished_keys=nothing, failure_keys={**nothing, "train": {"a", "b"}}, partitions=nothing)
+    with pytest.raises(RuntimeError, match=r"2 of the last 2 .*cannot be read"):
+        trainer._count(buffer)
+    assert [line["sample_id"] for line in read_file(step_file(tmp_path, 3)).lost] == ["sa", "sb"]
 
 
 def test_other_estimators_get_no_context(setting, stored):
