@@ -112,6 +112,8 @@ class Settings:
     """A run in which any other part of a step (an update, a checkpoint) takes so long ends; None sets no limit."""
     max_rollout_difference: float | None = 0.05
     """Largest mean difference, at the first step, of the engine's and the actor's probabilities; None: any."""
+    device_patches: bool = True
+    """Rows carry frames as bytes, and patches are made on the training device; False: rows carry float32 patches."""
 
     def __post_init__(self) -> None:
         if self.max_response_tokens < 1:

@@ -8,6 +8,7 @@ workers, so each trajectory that is lost, in the loop or in verl's own work behi
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import logging
 import os
@@ -30,6 +31,7 @@ from verl_videomtr.losses import AskedPrompt, Ledger, LossReport, Partition
 from verl_videomtr.settings import load_settings
 from verl_videomtr.verl_plugin import value_heads
 from verl_videomtr.verl_plugin.agent_loop import VideoMTRAgentLoop
+from verl_videomtr.verl_plugin.frame_rows import FRAMES, FrameRows
 from verl_videomtr.verl_plugin.processes import RayProcess
 from verl_videomtr.verl_plugin.row_inputs import image_inputs
 from verl_videomtr.video.errors import VideoError
@@ -71,6 +73,16 @@ class LoopWorker(_VerlWorker):
         self._num_reports = 0
         self._reports: deque[tuple[int, LossReport]] = deque(maxlen=_MOST_REPORTS)
         self._guard: _TrainerGuard | None = None
+        self._frame_rows = self._open_frame_rows()
+
+    def _open_frame_rows(self) -> FrameRows | None:
+        """Return what lets rows carry frames as bytes; None where they are to carry patches, as verl makes them."""
+        if self.processor is None or not value_heads.supports(self.processor.config):
+            return None
+        token_id = get_processor_token_id(self.processor, "image")
+        if token_id is None or not load_settings(self.config).device_patches:
+            return None
+        return FrameRows(self.processor, image_token_id=token_id, processor_kwargs=self._get_mm_processor_kwargs(None))
 
     async def _run_agent_loop(
         self, sampling_params: dict[str, Any], trajectory: dict[str, Any], *, agent_name: str, **kwargs: Any
@@ -106,10 +118,22 @@ class LoopWorker(_VerlWorker):
         if isinstance(output, list) and not output:
             # verl stores nothing and calls the prompt finished.
             raise RuntimeError("the agent loop returned no output at all")
+        if self._frame_rows is not None:
+            await self._attach_frames(self._frame_rows, output if isinstance(output, list) else [output])
         await super()._agent_loop_postprocess(output, validate, **kwargs)
 
-    def _compute_multi_modal_inputs(self, output: AgentLoopOutput, input_ids: torch.Tensor) -> dict[str, torch.Tensor]:
+    async def _attach_frames(self, frame_rows: FrameRows, outputs: list[AgentLoopOutput]) -> None:
+        """Put the bytes of a trajectory's images beside them, away from the event loop."""
+        own = [output for output in outputs if output.mm_processor_kwargs in (None, frame_rows.processor_kwargs)]
+        images = [(output.multi_modal_data or {}).get("images") or () for output in own]
+        for output, frames in zip(own, await asyncio.to_thread(frame_rows.frames_of, images), strict=True):
+            if frames:
+                output.multi_modal_data = {**(output.multi_modal_data or {}), FRAMES: frames}
+
+    def _compute_multi_modal_inputs(self, output: AgentLoopOutput, input_ids: torch.Tensor) -> dict[str, Any]:
         media = output.multi_modal_data or {}
+        if self._frame_rows is not None and FRAMES in media and not media.get("videos"):
+            return self._frame_rows.inputs(media[FRAMES], input_ids=input_ids)
         images = media.get("images")
         token_id = get_processor_token_id(self.processor, "image") if images else None
         if not images or media.get("videos") or token_id is None or not value_heads.supports(self.processor.config):

@@ -190,6 +190,31 @@ PLUG_POINTS: tuple[PlugPoint, ...] = (
         used_by="agent_loop",
         parameters=("processor", "token_name"),
     ),
+    # The pixels of rows, from the agent loop's worker to the model.
+    PlugPoint(
+        file=_TQ_LOOP,
+        name="AgentLoopWorkerTQ._agent_loop_postprocess",
+        used_by="loop_workers",
+        parameters=("self", "output", "validate", "**kwargs"),
+        holds=(
+            "multi_modal_inputs = self._compute_multi_modal_inputs(output, input_ids)",
+            "field.pop('multi_modal_data', None)",
+            "field['multi_modal_inputs'] = multi_modal_inputs",
+        ),
+    ),
+    PlugPoint(
+        file="verl/utils/model.py",
+        name="extract_multi_modal_inputs",
+        used_by="device_patches",
+        parameters=("batch_data", "indices"),
+        holds=("[batch_data[i] for i in indices if i < len(batch_data)]", "inputs is None", "torch.cat(values, dim=0)"),
+    ),
+    PlugPoint(
+        file="verl/workers/engine/fsdp/transformer_impl.py",
+        name="FSDPEngineWithLMHead.prepare_model_inputs",
+        used_by="device_patches",
+        holds=("extract_multi_modal_inputs(micro_batch.get('multi_modal_inputs', []))",),
+    ),
     # The estimator, and what reaches it.
     PlugPoint(
         file="verl/trainer/ppo/core_algos.py",

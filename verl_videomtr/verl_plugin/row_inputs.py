@@ -51,6 +51,11 @@ def image_inputs(
     made = processor.image_processor(images=list(images), return_tensors="pt", **(processor_kwargs or {}))
     taken = forward_names(type(processor.config))
     inputs = {name: made[name] for name in made if name in taken}
+    return with_token_types(inputs, input_ids=input_ids, image_token_id=image_token_id)
+
+
+def with_token_types(inputs: dict[str, Any], *, input_ids: torch.Tensor, image_token_id: int) -> dict[str, Any]:
+    """Add what follows from a row's ids and the grid of its images; arguments as those of `image_inputs`."""
     inputs[TOKEN_TYPES] = (input_ids == image_token_id).long().reshape(1, -1)
     grid = inputs.get("image_grid_thw")
     if grid is not None:
