@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Rows that carry frames train exactly as rows that carry patches: through verl's worker, queue and engines."""
 
 from __future__ import annotations

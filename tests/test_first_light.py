@@ -7,25 +7,15 @@ import json
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 import torch
 
 from benchmarks.first_light import __main__ as kit
 from benchmarks.first_light import models, planned, wheels
 from benchmarks.first_light.credit import one_level_loop
-from benchmarks.first_light.patches import make_patches
 from benchmarks.first_light.record import Record, read, write_table
 from benchmarks.first_light.shapes import model_shape
 from benchmarks.gae import make_batch
-
-
-def test_patches_are_the_processors_bit_for_bit():
-    from transformers import Qwen2VLImageProcessor
-
-    frames = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, 3, 56, 84), dtype=np.uint8))
-    expected = Qwen2VLImageProcessor(do_resize=False)(list(frames), return_tensors="pt")["pixel_values"]
-    assert torch.equal(make_patches(frames), expected)
 
 
 def test_the_loop_is_verls():

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Patches made from frames as bytes are the processor's own, bit for bit, for every family, size and setting."""
 
 from __future__ import annotations

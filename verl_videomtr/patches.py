@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """What a vision tower reads, made from frames as bytes by the model's own image processor, on the frames' device.
 
 A frame's pixels as float32 patches are eight times its bytes (four for the type, two where a patch spans two moments).

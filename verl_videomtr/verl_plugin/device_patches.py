@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Patches made where the model is, from the frames that rows carry, where each micro-batch's pixels pass.
 
 verl's engines call `verl.utils.model.extract_multi_modal_inputs` for each micro-batch. Imported by the registration as

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Training rows that carry frames as bytes in place of patches: an agent loop's output in, a row's inputs out.
 
 Which sizes of frames may go so is found by trying: see `patches.try_size`. Others go as float32 patches, with a

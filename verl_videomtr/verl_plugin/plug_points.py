@@ -209,6 +209,7 @@ PLUG_POINTS: tuple[PlugPoint, ...] = (
         parameters=("batch_data", "indices"),
         holds=("[batch_data[i] for i in indices if i < len(batch_data)]", "inputs is None", "torch.cat(values, dim=0)"),
     ),
+    PlugPoint(file="verl/utils/device.py", name="get_device_id", used_by="device_patches", parameters=()),
     PlugPoint(
         file="verl/workers/engine/fsdp/transformer_impl.py",
         name="FSDPEngineWithLMHead.prepare_model_inputs",
