@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from omegaconf import OmegaConf
 from PIL import Image
 from transformers import Qwen2VLImageProcessor
 
@@ -69,8 +70,19 @@ def test_pixel_bytes_are_what_the_image_processor_makes(patch_px, height, width)
     assert made["pixel_values"].nbytes == 3 * shape.pixel_bytes_per_frame(tokens)
 
 
-def test_a_frame_of_128_tokens_takes_two_and_a_half_megabytes():
+def test_a_frame_of_128_tokens_takes_two_and_a_half_megabytes_as_patches_and_an_eighth_as_bytes():
     assert SHAPE.pixel_bytes_per_frame(128) == 512 * 1176 * 4 == 2_408_448
+    assert SHAPE.frame_bytes(128) == 224 * 448 * 3 == 301_056
+
+
+def test_rows_of_float32_patches_are_planned_where_they_are_asked_for(paper_config):
+    changed = OmegaConf.merge(paper_config, {"videomtr": {"device_patches": False}})
+    run = read_run(changed, shape=SHAPE, gpu=GPUS["a100"])
+    assert run == make_run(device_patches=False)
+    old, new = make_plan(run), make_plan(make_run())
+    assert old.pixel_bytes_per_episode == 32 * 2_408_448 == 8 * new.pixel_bytes_per_episode
+    images = "images on the hosts' CPUs"
+    assert old.seconds[images] == 2 * new.seconds[images]
 
 
 def test_the_papers_run_is_read_from_its_recipe(paper_config):
@@ -82,7 +94,7 @@ def test_the_papers_run_is_read_from_its_recipe(paper_config):
 def test_numbers_of_the_papers_run():
     plan = make_plan(make_run())
     assert (plan.tokens_per_episode, plan.tokens_per_row, plan.frames_per_episode) == (7472, 7472, 32)
-    assert plan.pixel_bytes_per_episode == 32 * 2_408_448
+    assert plan.pixel_bytes_per_episode == 32 * 301_056
     # 40 B a token of the row, 8 a prompt token, 32 + 28 a response token, 32 a frame.
     assert plan.other_bytes_per_episode == 7472 * 40 + 2968 * 8 + 4504 * 60 + 32 * 32
     assert plan.stored_bytes_per_step == 32 * plan.bytes_per_episode
@@ -101,7 +113,7 @@ def test_several_rows_of_one_episode_store_their_frames_each():
     row = Row(prompt_tokens=1000, response_tokens=1000, num_frames=10)
     plan = make_plan(make_run(rows=(row, row)))
     assert plan.frames_per_episode == 20
-    assert plan.pixel_bytes_per_episode == 20 * SHAPE.pixel_bytes_per_frame(128)
+    assert plan.pixel_bytes_per_episode == 20 * SHAPE.frame_bytes(128)
     assert (plan.tokens_per_episode, plan.tokens_per_row) == (4000, 2000)
 
 
@@ -186,14 +198,14 @@ def test_the_command_prints_one_run(capsys):
     printed = capsys.readouterr().out
     assert "8.29B parameters (the known sizes of Qwen2.5-VL-7B-Instruct), 8 x A100 80 GB" in printed
     assert "12,208  1 row(s); first 5,336 + 6,872" in printed
-    assert "2.4 MB a frame, float32" in printed
+    assert "0.3 MB a frame, bytes" in printed
     assert printed.count("estimate") >= 4
 
 
 def test_the_command_prints_json(capsys):
     assert main(["plan", *PAPER, "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
-    assert printed["pixel_bytes_per_episode"] == 32 * 2_408_448
+    assert printed["pixel_bytes_per_episode"] == 32 * 301_056
     assert set(printed["estimates"]) <= set(printed)
 
 
@@ -226,7 +238,7 @@ def test_a_batch_of_validation_counts_where_it_is_more_than_a_step(paper_config)
 
     few, many = planned(64), planned(2700)
     assert many.stored_bytes_per_validation == 2700 * many.bytes_per_episode
-    assert 205e9 < many.stored_bytes_per_validation < 215e9
+    assert 26e9 < many.stored_bytes_per_validation < 29e9
     # A step's 32 episodes lie once in TransferQueue and once in the workers: as much as 64.
     assert many.host_bytes - few.host_bytes == (2700 - 64) * many.bytes_per_episode
     assert planned(1).host_bytes == few.host_bytes

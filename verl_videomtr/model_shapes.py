@@ -150,6 +150,10 @@ class ModelShape:
         """Keys and values of one token in all layers: 2 * layers * kv_heads * head_dim * bytes."""
         return 2 * self.layers * self.kv_heads * self.head_dim * bytes_per_value
 
+    def frame_bytes(self, visual_tokens: int) -> int:
+        """Bytes of one frame: height * width * channels, the sides being multiples of `factor_px`."""
+        return visual_tokens * self.factor_px**2 * self.channels
+
     def pixel_bytes_per_frame(self, visual_tokens: int) -> int:
         """Float32 pixels that the image processor makes of one frame.
 

@@ -133,9 +133,17 @@ class Run:
     tensor_parallel: int = 1
     memory_share: float = 0.5
     """rollout.gpu_memory_utilization."""
+    device_patches: bool = True
+    """videomtr.device_patches: rows carry frames as bytes, and not as float32 patches."""
     max_server_episodes: int = 256
     """rollout.max_num_seqs."""
     gpu: Gpu
+
+    @property
+    def frame_bytes(self) -> int:
+        """Of the largest frame, as a row carries it."""
+        of_frame = self.shape.frame_bytes if self.device_patches else self.shape.pixel_bytes_per_frame
+        return of_frame(self.frame_tokens)
 
     @property
     def num_gpus(self) -> int:
@@ -215,7 +223,7 @@ def make_plan(run: Run) -> Plan:
     frames = sum(row.num_frames for row in run.rows)
     replies = sum(row.response_tokens for row in run.rows)
     tokens = sum(row.tokens for row in run.rows)
-    pixels = frames * run.shape.pixel_bytes_per_frame(run.frame_tokens)
+    pixels = frames * run.frame_bytes
     other = tokens * SEQUENCE_FIELDS_BYTES + sum(row.prompt_tokens for row in run.rows) * 8
     other += replies * (REPLY_FIELDS_BYTES + TRAINER_FIELDS_BYTES) + frames * FRAME_FIELDS_BYTES
     kv_tokens = _cache_tokens(run)
@@ -363,7 +371,11 @@ def _seconds(run: Run, server_episodes: int) -> dict[str, float]:
     replies = run.max_turns * run.max_response_tokens
     pixels = sum(row.num_frames for row in run.rows) * run.frame_tokens * run.shape.factor_px**2
     parts = {
-        "images on the hosts' CPUs": 2 * pixels * PROCESSOR_SECONDS * run.episodes / run.num_gpus,
+        "images on the hosts' CPUs": (1 if run.device_patches else 2)
+        * pixels
+        * PROCESSOR_SECONDS
+        * run.episodes
+        / run.num_gpus,
         "prefill": forward * TRAIN_SHARE / PREFILL_SHARE,
         "decoding": waves * replies * read / (run.gpu.bytes_per_second * READ_SHARE),
         "log-probabilities": forward,

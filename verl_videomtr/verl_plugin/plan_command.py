@@ -102,6 +102,7 @@ def read_run(config: DictConfig, *, shape: ModelShape, gpu: Gpu) -> Run:
         reference_bytes_per_param=_bytes(policy.ref.fsdp_config) if has_reference and not rank else None,
         tensor_parallel=int(policy.rollout.tensor_model_parallel_size),
         memory_share=float(policy.rollout.gpu_memory_utilization),
+        device_patches=settings.device_patches,
         max_server_episodes=int(policy.rollout.max_num_seqs),
         gpu=gpu,
     )
@@ -188,7 +189,7 @@ def render(run: Run, plan: Plan, *, where: str) -> str:
               f"{row.response_tokens:,}"),
         _line("frames", f"{plan.frames_per_episode:,}", f"at most {run.frame_tokens} visual tokens each"),
         _line("pixel tensors", _size(plan.pixel_bytes_per_episode),
-              f"{_size(shape.pixel_bytes_per_frame(run.frame_tokens))} a frame, float32"),
+              f"{_size(run.frame_bytes)} a frame, {'bytes' if run.device_patches else 'float32 patches'}"),
         _line("other tensors", _size(plan.other_bytes_per_episode), "ids, masks, positions, log-probs, values"),
         _line("key-value cache", _size(plan.tokens_per_row * plan.kv_bytes_per_token),
               f"{plan.kv_bytes_per_token:,} B a token, bf16"),
