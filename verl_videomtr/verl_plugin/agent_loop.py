@@ -38,6 +38,7 @@ from verl_videomtr.verl_plugin.batch_rows import (
 )
 from verl_videomtr.verl_plugin.checks import BONUS_ESTIMATOR, check_config
 from verl_videomtr.verl_plugin.image_tokens import ImageTokens
+from verl_videomtr.verl_plugin.sized_images import without_pixels
 from verl_videomtr.verl_plugin.token_policy import Segment, TokenLimits, TokenPolicy
 from verl_videomtr.verl_plugin.turn_end import TurnEnd, read_turn_end
 from verl_videomtr.video.service import FrameService
@@ -72,6 +73,8 @@ class VideoMTRAgentLoop(AgentLoopBase):
             )
         self.worker = self._worker_state(self.config)
         self.settings = self.worker.settings
+        if hasattr(self.continuous_token_builder, "processor"):
+            self.continuous_token_builder.processor = self._sized_processor()
         self.prompts = Prompts.load(self.settings.prompts)
 
     async def run(  # type: ignore[override]  # verl's worker takes a list too
@@ -123,6 +126,11 @@ class VideoMTRAgentLoop(AgentLoopBase):
             system_text=rollout.episode.system_text,
             sends_arrays=config.name == "vllm",
         )
+
+    def _sized_processor(self) -> Any:
+        if self.worker.sized_processor is None:
+            self.worker.sized_processor = without_pixels(self.processor)
+        return self.worker.sized_processor
 
     def _turn_end(self) -> TurnEnd:
         if self.worker.turn_end is None:
@@ -293,5 +301,7 @@ class _WorkerState:
         """How the model's responses end; read by the first episode."""
         self.image_tokens: ImageTokens | None = None
         """How its processor writes images; made by the first episode."""
+        self.sized_processor: Any = None
+        """The processor for the token builder, which needs no pixels; made by the first episode."""
         self.rewards_every_turn = config.algorithm.adv_estimator == BONUS_ESTIMATOR
         """Other estimators know no turns, and verl shows them the last row of a trajectory only."""
