@@ -26,7 +26,11 @@ FOLDER = "VIDEOMTR_COUNT_DIR"
 CALLERS = (
     ("vllm.", "", "vLLM server"),
     ("verl.utils.tokenizer.continuous_token", "", "token builder"),
-    ("verl.experimental.agent_loop", "_compute_multi_modal_inputs", "training row"),
+    ("verl_videomtr.verl_plugin.sized_images", "", "token builder, a blank image a size"),
+    ("verl_videomtr.verl_plugin.image_tokens", "", "what the engine is sent, a blank image a size"),
+    ("verl_videomtr.verl_plugin.frame_rows", "", "trial of a size"),
+    ("verl_videomtr.verl_plugin.row_inputs", "", "training row"),
+    ("verl_videomtr.verl_plugin.device_patches", "", "training worker"),
 )
 """(module, function, what it is called in the table)."""
 
@@ -85,13 +89,14 @@ def count_requests(module: Any) -> None:
 
 def count_rows(module: Any) -> None:
     """Wrap the function that makes the multimodal part of a training row."""
-    cls = module.AgentLoopWorker
+    cls = module.LoopWorker
     compute = cls._compute_multi_modal_inputs
 
     def counted(this: Any, output: Any, input_ids: Any) -> Any:
         row = compute(this, output, input_ids)
-        values = row["pixel_values"]
-        write(what="row", images=len(row["image_grid_thw"]), bytes=values.nbytes, dtype=str(values.dtype))
+        pixels = row.get("videomtr_frames") or [row["pixel_values"]]
+        size, dtype = sum(part.nbytes for part in pixels), str(pixels[0].dtype)
+        write(what="row", images=len(row["image_grid_thw"]), bytes=size, dtype=dtype)
         return row
 
     cls._compute_multi_modal_inputs = counted
@@ -103,7 +108,7 @@ def hook() -> None:
 
     register_post_import_hook(count_processing, "transformers.models.qwen2_vl.image_processing_qwen2_vl")
     register_post_import_hook(count_requests, "verl.workers.rollout.llm_server")
-    register_post_import_hook(count_rows, "verl.experimental.agent_loop.agent_loop")
+    register_post_import_hook(count_rows, "verl_videomtr.verl_plugin.loop_workers")
 
 
 def run(folder: Path, *, steps: int, batch: int) -> float:
