@@ -68,7 +68,7 @@ class Patches:
         """Process images of any kind as the processor does."""
         return self._processor(images=list(images), return_tensors="pt", **self._call, **more)
 
-    def pixels(self, frames: Sequence[torch.Tensor], *, device: torch.device | str | None = None) -> torch.Tensor:
+    def pixels(self, frames: Sequence[torch.Tensor], *, device: torch.device | str | int | None = None) -> torch.Tensor:
         """Make the `pixel_values` of frames.
 
         Args:
@@ -81,7 +81,8 @@ class Patches:
         for _, same in groupby(frames, key=lambda frame: frame.shape):
             stack = torch.stack(list(same))  # one transfer for all frames of a size
             moved += (stack if device is None else stack.to(device)).permute(0, 3, 1, 2)
-        return self.process(moved, input_data_format="channels_first")[PIXELS]
+        made: torch.Tensor = self.process(moved, input_data_format="channels_first")[PIXELS]
+        return made
 
 
 def as_bytes(image: Image.Image) -> torch.Tensor:
