@@ -186,6 +186,26 @@ def test_rows_of_an_episode_that_went_through_the_queue_train_alike(make_run, se
     assert torch.equal(patches[: num_images // 2], patches[num_images // 2 :])
 
 
+def test_training_workers_get_tensors_and_images_alone(make_run):  # noqa: F811
+    from verl.utils import transferqueue_utils
+
+    run = make_run("video_mtr_sync")
+    run.hand_out(["/videos/good.mp4"] * 2)
+    batch, _ = run.trainer.replay_buffer.sample(global_steps=1, partition_id="train", batch_size=2)
+    batch.extra_info["temperature"] = 0.7
+    whole = tq.kv_batch_get(keys=batch.keys, partition_id="train")
+    fetched = transferqueue_utils._meta_to_realdata(batch)
+    tq.kv_clear(keys=batch.keys, partition_id="train")
+    assert fetched["temperature"] == 0.7
+    left_out = set(whole.keys()) - set(fetched.keys())
+    assert {"extra_fields", "extra_info", "raw_prompt", "reward_model", "data_source"} <= left_out
+    assert not any(isinstance(whole[name], torch.Tensor) for name in left_out)
+    needed = {"input_ids", "position_ids", "responses", "response_mask", "loss_mask", "rollout_log_probs", "rm_scores"}
+    assert needed | {"multi_modal_inputs"} <= set(fetched.keys())
+    rows = [row.data if isinstance(row, NonTensorData) else row for row in fetched.get("multi_modal_inputs")]
+    assert all(row[FRAMES] for row in rows)
+
+
 def test_padding_rows_as_verl_makes_them_have_no_frames():
     rows = Rows("qwen2_5_vl")
     batch = list_of_dict_to_tensordict(

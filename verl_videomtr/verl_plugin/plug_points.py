@@ -216,6 +216,36 @@ PLUG_POINTS: tuple[PlugPoint, ...] = (
         used_by="device_patches",
         holds=("extract_multi_modal_inputs(micro_batch.get('multi_modal_inputs', []))",),
     ),
+    # What of a row goes to the workers that train.
+    PlugPoint(
+        file="verl/utils/transferqueue_utils.py",
+        name="_async_meta_to_realdata",
+        used_by="worker_columns",
+        parameters=("meta",),
+        holds=("meta_info = copy.deepcopy(meta.extra_info)", "await tq_client.async_get_data(meta)"),
+    ),
+    PlugPoint(
+        file="verl/utils/transferqueue_utils.py",
+        name="_meta_to_realdata",
+        used_by="worker_columns",
+        holds=("_run_async_in_temp_loop(_async_meta_to_realdata, meta)",),
+    ),
+    PlugPoint(
+        file="verl/utils/transferqueue_utils.py",
+        name="async_kv_batch_meta2batch_meta",
+        used_by="worker_columns",
+        parameters=("meta",),
+        holds=("batch_meta.extra_info = meta.extra_info",),
+    ),
+    PlugPoint(
+        file="transfer_queue/metadata.py", name="KVBatchMeta", used_by="worker_columns", fields=("keys", "partition_id")
+    ),
+    PlugPoint(
+        file="transfer_queue/metadata.py",
+        name="extract_field_schema",
+        used_by="worker_columns",
+        holds=("'is_non_tensor': not is_tensor",),
+    ),
     # The estimator, and what reaches it.
     PlugPoint(
         file="verl/trainer/ppo/core_algos.py",

@@ -48,6 +48,7 @@ def _register_agent_loop(module: object) -> None:
 register_post_import_hook(_register_agent_loop, "verl.experimental.agent_loop.agent_loop")
 register_post_import_hook(_import_edge("processors"), "verl.utils")
 register_post_import_hook(_import_edge("device_patches"), "verl.utils.model")
+register_post_import_hook(_import_edge("worker_columns"), "verl.utils.transferqueue_utils")
 register_post_import_hook(_import_edge("estimators"), "verl.trainer.ppo.core_algos")
 # The package, not its trainer_base: the stock trainers must be importable by then.
 register_post_import_hook(_import_edge("trainers"), "verl.trainer.ppo.v1")
