@@ -40,8 +40,9 @@ ROLES = {
     "GCS": r"gcs_server",
 }
 """What a process of a run is, by its command line."""
-LIMIT_SECONDS = 300.0
-STALL_MINUTES = 1.5
+LIMIT_SECONDS = 360.0
+STALL_MINUTES, PHASE_MINUTES = 1.5, 3.0
+"""Longer than the start of a run on a busy machine."""
 VARIABLE = "VIDEOMTR_PROBE_DIR"
 """In the environment of every process of a run."""
 
@@ -88,7 +89,7 @@ def kill_one(run: Path, data: Path, base: Path, *, role: str, number: signal.Sig
     overrides = [
         "trainer.save_freq=1", "trainer.max_actor_ckpt_to_keep=1", "trainer.max_critic_ckpt_to_keep=1",
         "data.train_batch_size=4", "trainer.total_training_steps=100000", "trainer.total_epochs=100000",
-        f"videomtr.stall_minutes={STALL_MINUTES}", f"videomtr.phase_minutes={STALL_MINUTES}",
+        f"videomtr.stall_minutes={STALL_MINUTES}", f"videomtr.phase_minutes={PHASE_MINUTES}",
     ]  # fmt: skip
     command = command_of(run, *overrides, data=data, model=base, probe=None)
     log = run / "train.log"

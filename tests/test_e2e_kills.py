@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from trainer_runs import build_model, make_data
 
-from benchmarks.kills import STALL_MINUTES, kill_one
+from benchmarks.kills import PHASE_MINUTES, kill_one
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -37,6 +37,6 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_run_without_one_of_its_processes_ends_and_says_which(tmp_path, data, role, number, says):
     outcome = kill_one(tmp_path / "run", data, build_model(), role=role, number=number, rng=random.Random(0))
     assert outcome.seconds is not None, "the run had to be ended"
-    assert outcome.seconds < (60 if number == signal.SIGKILL else 60 * STALL_MINUTES + 60)
+    assert outcome.seconds < (60 if number == signal.SIGKILL else 60 * PHASE_MINUTES + 60)
     assert re.search(says, outcome.said), outcome.said
     assert outcome.left == []
