@@ -41,7 +41,7 @@ def train_to(run: Path, data: Path, *, step: int, keep: int) -> str:
     )  # fmt: skip
 
 
-def test_a_full_disk_keeps_what_was_complete_and_restarts_keep_the_number(small_disk, tmp_path):
+def test_a_full_disk_keeps_what_was_complete_and_the_run_goes_on_from_there(small_disk, tmp_path):
     run = small_disk.parent
     data = make_data(tmp_path / "data", num_train=4 * BATCH)
     with pytest.raises(pytest.fail.Exception):
@@ -59,12 +59,20 @@ def test_a_full_disk_keeps_what_was_complete_and_restarts_keep_the_number(small_
     assert list_complete(small_disk, ["actor", "critic"]) == [1]
 
     assert not mount("-o", "remount,size=200m", str(small_disk)).returncode
-    for last in (3, 5, 6):  # three more processes, which keep two
+    train_to(run, data, step=2, keep=1)
+    assert list_complete(small_disk, ["actor", "critic"]) == [2]
+    assert not list(small_disk.rglob(SAVING_MARK))
+    assert sorted(read_metrics(run)) == [1, 2]
+    assert [len(read_trajectories(run, step)) for step in (1, 2)] == [BATCH, BATCH]
+
+
+def test_the_number_to_keep_holds_over_restarts(tmp_path):
+    run, data = tmp_path / "run", make_data(tmp_path / "data", num_train=4 * BATCH)
+    checkpoints = run / "checkpoints"
+    for last in (2, 4, 6):
         train_to(run, data, step=last, keep=2)
-        assert list_complete(small_disk, ["actor", "critic"]) == [last - 1, last]
-        assert len(list(small_disk.glob("global_step_*"))) == 2
-        assert not list(small_disk.rglob(SAVING_MARK))
-        assert (small_disk / TRACKER).read_text() == str(last)
-    assert sorted(read_metrics(run)) == list(range(1, 7))
-    for step in range(1, 7):
-        assert len(read_trajectories(run, step)) == BATCH
+        assert list_complete(checkpoints, ["actor", "critic"]) == [last - 1, last]
+        assert len(list(checkpoints.glob("global_step_*"))) == 2
+        assert (checkpoints / TRACKER).read_text() == str(last)
+    assert sorted(read_metrics(run)) == [1, 2, 3, 4, 5, 6]
+    assert [len(read_trajectories(run, step)) for step in range(1, 7)] == 6 * [BATCH]

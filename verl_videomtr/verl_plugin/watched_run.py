@@ -119,7 +119,7 @@ class WatchedRun(PPOTrainer):
             return "no episode"
         shown = ", ".join(repr(sample) for sample in samples[:_MOST_SAMPLES])
         more = f" and {len(samples) - _MOST_SAMPLES} more" if len(samples) > _MOST_SAMPLES else ""
-        return f"{len(samples)} episodes of samples {shown}{more}"
+        return f"{len(samples)} episode{'s of samples' if len(samples) > 1 else ' of sample'} {shown}{more}"
 
     def _say_advice(self) -> str:
         root = Path(self.config.trainer.default_local_dir)
