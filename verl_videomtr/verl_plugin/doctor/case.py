@@ -12,9 +12,12 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from verl_videomtr.model_shapes import find_shape
+from verl_videomtr.planner import GPUS, Run
 from verl_videomtr.sample import AGENT_NAME, Sample
 from verl_videomtr.settings import Settings
 from verl_videomtr.verl_plugin import ranks
+from verl_videomtr.verl_plugin.plan_command import read_run
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -102,6 +105,15 @@ class Case:
     @property
     def is_fsdp(self) -> bool:
         return str(self.get("actor_rollout_ref.actor.strategy", "")).startswith("fsdp")
+
+    @functools.cached_property
+    def planned(self) -> Run | None:
+        """The sizes of the run, as `videomtr plan` takes them; None where the model's are not known here."""
+        try:
+            shape, _ = find_shape(str(self.get("actor_rollout_ref.model.path")))
+        except ValueError:
+            return None
+        return read_run(self.config, shape=shape, gpu=next(iter(GPUS.values())))
 
     @functools.cached_property
     def sequence_parallel(self) -> dict[str, int]:

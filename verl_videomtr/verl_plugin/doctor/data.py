@@ -12,13 +12,11 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from verl_videomtr.model_shapes import find_shape
-from verl_videomtr.planner import GIB, GPUS, make_plan
+from verl_videomtr.planner import GIB, make_plan
 from verl_videomtr.sample import Sample, SampleError, read_rows, resolve_video
 from verl_videomtr.verl_plugin.doctor.case import Case
 from verl_videomtr.verl_plugin.doctor.findings import Finding, error, note, ok, warning
 from verl_videomtr.verl_plugin.doctor.places import complaint, existing
-from verl_videomtr.verl_plugin.plan_command import read_run
 from verl_videomtr.video.cache_entry import FORMS
 from verl_videomtr.video.decode_workers import DecodeWorkers
 from verl_videomtr.video.errors import VideoError
@@ -110,12 +108,9 @@ def _validation(case: Case) -> Iterator[Finding]:
             why="what validation shows is memory",
             fix="data.val_files=<rows of other questions>, as data_prep.mix makes them",
         )
-    try:
-        shape, _ = find_shape(str(case.get("actor_rollout_ref.model.path")))
-    except ValueError:
+    if case.planned is None:
         return
-    plan = make_plan(read_run(case.config, shape=shape, gpu=next(iter(GPUS.values()))))
-    each = plan.bytes_per_episode
+    each = make_plan(case.planned).bytes_per_episode
     at_once = min(int(case.get("data.val_batch_size", len(val))), len(val)) * int(case.rollout.val_kwargs.n)
     room = MOST_VALIDATION_GIB * GIB * int(case.config.trainer.nnodes)
     if not case.elsewhere:

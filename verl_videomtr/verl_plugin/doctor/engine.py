@@ -1,15 +1,14 @@
 # Copyright 2025 Individual Contributor: the verl_videomtr authors
 # SPDX-License-Identifier: Apache-2.0
-"""Would vLLM take its arguments and the sampling parameters? Asked of vLLM itself, in a process of its own.
+"""Would vLLM take its arguments? Asked of vLLM itself, in a process of its own.
 
-The parent makes the questions (`questions`), the fresh process answers them (`answer`): there vLLM's own command line,
-which verl's server goes through, and its SamplingParams judge. No GPU is touched and no model loaded.
+The parent collects them (`arguments`), in the fresh process vLLM's own command line, which verl's server goes through,
+judges them (`answer`). No GPU is touched and no model loaded.
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import importlib.util
 import io
 from collections.abc import Iterator
@@ -62,8 +61,8 @@ def check_engine(case: Case) -> Iterator[Finding]:
         yield note("engine.name", f"{name} is one of verl's engines; this package is tested with vllm alone")
 
 
-def questions(case: Case) -> dict[str, Any]:
-    """What the fresh process is to judge; empty where vLLM is not the engine, or not here."""
+def arguments(case: Case) -> dict[str, Any]:
+    """What vLLM's server would be started with; empty where vLLM is not the engine, or not here."""
     if str(case.rollout.name) != "vllm" or case.elsewhere or importlib.util.find_spec("vllm") is None:
         return {}
     rollout = case.rollout
@@ -73,53 +72,38 @@ def questions(case: Case) -> dict[str, Any]:
         given |= {str(key): value for key, value in OmegaConf.to_container(extra, resolve=True).items()}  # type: ignore[union-attr]
     given |= {"model": find_files(str(case.get("actor_rollout_ref.model.path"))), "worker_extension_cls": None}
 
-    def sampling(section: DictConfig) -> dict[str, Any]:
-        return {name: section.get(name) for name in ("temperature", "top_p", "top_k")}
-
-    return {
-        # Without the model's files vLLM would look for them on the hub.
-        "arguments": {key: value for key, value in given.items() if value is not None} if given["model"] else {},
-        "sampling": {ROLLOUT: sampling(rollout), f"{ROLLOUT}.val_kwargs": sampling(rollout.val_kwargs)},
-    }
+    # Without the model's files vLLM would look for them on the hub.
+    return {key: value for key, value in given.items() if value is not None} if given["model"] else {}
 
 
-def answer(asked: dict[str, Any]) -> list[list[str]]:
-    """Let vLLM judge; one [subject, complaint] each. Runs in the fresh process."""
-    if not asked:
-        return []
+def answer(arguments: dict[str, Any]) -> str:
+    """Let vLLM judge; its complaint, or nothing. Runs in the fresh process."""
+    if not arguments:
+        return ""
     from verl.workers.rollout.vllm_rollout.utils import build_cli_args_from_config
-    from vllm import SamplingParams
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
-    def start_server() -> None:
-        parser = AsyncEngineArgs.add_cli_args(FlexibleArgumentParser(prog="vllm"))
-        AsyncEngineArgs.from_cli_args(parser.parse_args(build_cli_args_from_config(asked["arguments"])))
-
-    calls = {"arguments": start_server} if asked["arguments"] else {}
-    calls |= {name: functools.partial(SamplingParams, **given) for name, given in asked["sampling"].items()}
-    complaints = []
-    for subject, call in calls.items():
-        said = io.StringIO()
-        try:
-            with contextlib.redirect_stderr(said):
-                call()
-        except SystemExit:  # of the command line, which has said why
-            complaints.append([subject, said.getvalue().strip().splitlines()[-1]])
-        except Exception as refusal:  # pydantic's, or vLLM's own
-            complaints.append([subject, " ".join(str(refusal).split())])
-    return complaints
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            parser = AsyncEngineArgs.add_cli_args(FlexibleArgumentParser(prog="vllm"))
+            AsyncEngineArgs.from_cli_args(parser.parse_args(build_cli_args_from_config(arguments)))
+    except SystemExit:  # of the command line, which has said why
+        return said.getvalue().strip().splitlines()[-1]
+    except Exception as refusal:  # pydantic's, or vLLM's own
+        return " ".join(str(refusal).split())
+    return ""
 
 
-def judge(complaints: list[list[str]]) -> Iterator[Finding]:
-    """Turn the fresh process's answers into findings."""
-    for subject, complaint in complaints:
-        of_arguments = subject == "arguments"
+def judge(complaint: str) -> Iterator[Finding]:
+    """Turn the fresh process's answer into a finding."""
+    if complaint:
         yield error(
-            "engine.arguments" if of_arguments else "engine.sampling",
-            complaint if of_arguments else f"{subject}: {complaint}",
-            why="vLLM's server refuses it at its start" if of_arguments else "vLLM refuses every request",
+            "engine.arguments",
+            complaint,
+            why="vLLM's server refuses it at its start",
             fix=f"correct the key below {ROLLOUT} (or its engine_kwargs.vllm) that it names",
         )
-    if not complaints:
-        yield ok("engine.arguments", "vLLM accepts its arguments and the sampling parameters")
+    else:
+        yield ok("engine.arguments", "vLLM accepts its arguments")

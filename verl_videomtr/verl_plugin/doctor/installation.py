@@ -57,7 +57,7 @@ def start_fresh_process(case: Case) -> subprocess.Popen[str]:
         env={**os.environ, "VLLM_LOGGING_LEVEL": "ERROR"},
     )
     assert process.stdin is not None
-    process.stdin.write(json.dumps(engine.questions(case)))
+    process.stdin.write(json.dumps(engine.arguments(case)))
     process.stdin.close()
     process.stdin = None  # for communicate()
     return process
@@ -143,7 +143,7 @@ def check_registration(case: Case, fresh: subprocess.Popen[str] | None) -> Itera
         return
     if REGISTER in sys.modules:
         yield ok("install.plugin", "verl loads verl_videomtr here and in a fresh process")
-    if engine.questions(case):
+    if engine.arguments(case):
         answers = [line.removeprefix(MARK) for line in stdout.splitlines() if line.startswith(MARK)]
         yield from engine.judge(json.loads(answers[-1]))
 

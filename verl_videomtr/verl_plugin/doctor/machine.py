@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from verl_videomtr.model_shapes import find_shape
+from verl_videomtr.planner import GIB, make_plan
 from verl_videomtr.verl_plugin.doctor.case import Case
 from verl_videomtr.verl_plugin.doctor.findings import Finding, error, note, ok, warning
 from verl_videomtr.verl_plugin.doctor.places import existing
@@ -28,8 +28,8 @@ PACKED_BY_FLASH = ("qwen2_vl", "qwen2_5_vl")
 STORE_MIB = 1024
 """Shared memory below which Ray's object store moves to the disk."""
 RESOURCES = ("ray_kwargs.ray_init.num_cpus", "ray_kwargs.ray_init.num_gpus")
-TRAINED_BYTES = 16
-"""Bytes of a trained parameter in float32: itself, its gradient, and Adam's two moments."""
+STATES = ("weights", "gradients", "optimizer", "the other model, idle")
+"""Parts of an update, by the planner's names, that no episode makes smaller."""
 
 
 def check_machine(case: Case) -> Iterator[Finding]:
@@ -157,34 +157,21 @@ def _gpus(case: Case) -> Iterator[Finding]:
 
 
 def _memory(case: Case, gib: float) -> Iterator[Finding]:
-    """Weights and optimizer alone, by arithmetic: what the planner works out in full."""
-    try:
-        shape, _ = find_shape(str(case.get("actor_rollout_ref.model.path")))
-    except ValueError:
+    """What an update holds for certain; `videomtr plan` works out the rest, which depends on the episodes."""
+    if case.planned is None:
         return
-    states = state_gib(case, shape.num_params, shape.num_value_params)
+    plan = make_plan(case.planned)
+    updates = (plan.actor_update, plan.critic_update)
+    states = max(sum(parts.get(name, 0.0) for name in STATES) for parts in updates) / GIB
     if states > gib:
         yield warning(
             "machine.memory",
             f"weights, gradients and optimizer states take about {states:.0f} GiB of each GPU's {gib:.0f}",
-            why="the first update runs out of memory (an estimate: float32, fully sharded, not counting activations)",
+            why="the first update runs out of memory (without activations; `videomtr plan` counts them)",
             fix="actor_rollout_ref.actor.fsdp_config.param_offload=true "
             "actor_rollout_ref.actor.fsdp_config.optimizer_offload=true critic.fsdp.param_offload=true "
             "critic.fsdp.optimizer_offload=true, or more GPUs",
         )
-
-
-def state_gib(case: Case, num_params: int, num_value_params: int) -> float:
-    """GiB that trained models hold on each GPU in an update: 16 bytes a parameter over all ranks, none if offloaded."""
-    held = 0.0
-    for key, number in (("actor_rollout_ref.actor.fsdp_config", num_params), ("critic.fsdp", num_value_params)):
-        if key == "critic.fsdp" and not case.has_critic:
-            continue
-        if key != "critic.fsdp" and case.has_lora:
-            continue
-        if not case.get(f"{key}.optimizer_offload"):
-            held += TRAINED_BYTES * number
-    return held / case.num_gpus / 2**30
 
 
 def _bucket(case: Case) -> Iterator[Finding]:

@@ -12,11 +12,9 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from verl_videomtr.model_shapes import find_shape
-from verl_videomtr.planner import GIB, GPUS, checkpoint_bytes
+from verl_videomtr.planner import GIB, checkpoint_bytes
 from verl_videomtr.verl_plugin.doctor.case import Case
 from verl_videomtr.verl_plugin.doctor.findings import Finding, error, note, ok, warning
-from verl_videomtr.verl_plugin.plan_command import read_run
 
 CHECKPOINTS = "trainer.default_local_dir"
 WRITTEN = {
@@ -107,12 +105,10 @@ def _room(case: Case) -> Iterator[Finding]:
     save_freq = int(case.get("trainer.save_freq", -1))
     if save_freq <= 0 or complaint(str(case.get(CHECKPOINTS))):
         return
-    try:
-        shape, _ = find_shape(str(case.get("actor_rollout_ref.model.path")))
-    except ValueError:
+    if case.planned is None:
         yield note("places.room", "the model's sizes are not known here, so room for checkpoints was not looked at")
         return
-    each = checkpoint_bytes(read_run(case.config, shape=shape, gpu=next(iter(GPUS.values())))) / GIB
+    each = checkpoint_bytes(case.planned) / GIB
     keep = case.get("trainer.max_actor_ckpt_to_keep")
     planned = None if case.num_steps is None else -(-case.num_steps // save_freq)
     # verl removes the oldest before it writes; the plugin only after, so that one is whole at any time.

@@ -29,7 +29,8 @@ NOT_NEGATIVE = Bound(rule="0 or more", holds=lambda value: 0 <= value < math.inf
 COUNT = Bound(rule="a whole number of at least 1", holds=lambda value: value >= 1 and value == int(value))
 SHARE = Bound(rule="more than 0 and at most 1", holds=lambda value: 0 < value <= 1)
 TOP_K = Bound(
-    rule="-1 (all tokens) or a whole number of at least 1", holds=lambda value: value in (-1, 0) or value >= 1
+    rule="-1 (all tokens) or a whole number of at least 1",
+    holds=lambda value: value in (-1, 0) or COUNT.holds(value),
 )
 
 _STILL = "no update changes the model: the run trains on nothing"
