@@ -13,6 +13,7 @@ import os
 import re
 import signal
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import psutil
@@ -257,6 +258,31 @@ def test_a_killed_actor_is_seen_with_its_pid_and_its_log(queue):
     assert re.fullmatch(rf"pid {pid} on [\d.]+, its log: /\S+-{pid}\.err", process.where())
     assert process.look().cause.startswith("its worker process has died")
     assert "Some common causes" not in process.look().cause
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ray.exceptions.OutOfMemoryError("3 workers were killed due to the node running low on memory"),
+        ray.exceptions.WorkerCrashedError(),
+        ray.exceptions.ActorDiedError(),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_each_way_in_which_ray_tells_a_death_is_one(monkeypatch, error):
+    from verl_videomtr.verl_plugin import processes
+
+    def get(reference):
+        raise error
+
+    remote = SimpleNamespace(remote=lambda *_: "a reference")
+    monkeypatch.setattr(processes.ray, "wait", lambda references, timeout: (references, []))
+    monkeypatch.setattr(processes.ray, "get", get)
+    process = processes.RayProcess("worker 0", SimpleNamespace(__ray_call__=remote, __ray_ready__=remote))
+    health = process.look()
+    assert health.state == "dead"
+    assert health.cause.split()[:3] == processes._say_cause(error).split()[:3]
+    assert "its log is among Ray's" in process.where()
 
 
 def test_the_end_is_told_where_the_trainer_waits_for_ray(queue):

@@ -153,6 +153,25 @@ def test_a_long_update_is_not_taken_for_a_rollout_that_stands_still(monkeypatch,
         assert watchdog._look().endswith(f"start again, with a larger videomtr.{key} if it was busy")
 
 
+def test_the_limit_holds_where_the_processes_cannot_be_looked_at(monkeypatch, caplog):
+    now = [0.0]
+    monkeypatch.setattr("verl_videomtr.watchdog.time.monotonic", lambda: now[0])
+
+    def refuse():
+        raise OSError("no connection")
+
+    watchdog = Watchdog(
+        stall_seconds=None, phase_seconds=30, find=refuse, waiting=str, advice=lambda: "start again", look_seconds=10
+    )
+    found = []
+    for seconds in (10, 20, 30):
+        now[0] = seconds
+        found.append(watchdog._look())
+    assert found[:2] == [None, None]
+    assert found[2].startswith("nothing has moved for 30 s")
+    assert "no connection" in caplog.text
+
+
 def test_the_rollout_behind_a_long_phase_has_its_whole_limit(monkeypatch):
     now = [0.0]
     monkeypatch.setattr("verl_videomtr.watchdog.time.monotonic", lambda: now[0])

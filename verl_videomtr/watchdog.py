@@ -200,7 +200,7 @@ class Watchdog:
             try:
                 message = self._look()
             except Exception:
-                logger.exception("the watchdog could not look at the processes of this run; it tries again")
+                logger.exception("the watchdog itself failed; it tries again")
                 continue
             if message is not None:
                 self._end(message)
@@ -210,15 +210,18 @@ class Watchdog:
         """Look at all processes; return the sentence that ends the run, if it must end."""
         limit, key = self._limit()
         silent = []
-        for process in self._find():
-            health = process.look()
-            if health.state == "dead":
-                return self._say_dead(process, health)
-            clock = self._silent.setdefault(process.name, IdleClock(most_seconds=2 * self._look_seconds))
-            if health.state == "answers":
-                clock.reset()
-            elif clock.tick() >= min(SILENT_SECONDS, (limit or SILENT_SECONDS) / 2):
-                silent.append(process)
+        try:
+            for process in self._find():
+                health = process.look()
+                if health.state == "dead":
+                    return self._say_dead(process, health)
+                clock = self._silent.setdefault(process.name, IdleClock(most_seconds=2 * self._look_seconds))
+                if health.state == "answers":
+                    clock.reset()
+                elif clock.tick() >= min(SILENT_SECONDS, (limit or SILENT_SECONDS) / 2):
+                    silent.append(process)
+        except Exception:  # the limit holds all the same
+            logger.exception("the watchdog could not look at the processes of this run; it tries again")
         idle = self._clock.tick()
         if limit is None:
             return None

@@ -11,9 +11,12 @@ from collections.abc import Callable
 from typing import Any
 
 import ray
-from ray.exceptions import ActorUnavailableError, RayActorError
+from ray.exceptions import ActorUnavailableError, OutOfMemoryError, RayActorError, RayError, WorkerCrashedError
 
 from verl_videomtr.watchdog import Health
+
+_DEATHS = (RayActorError, OutOfMemoryError, WorkerCrashedError)
+"""What Ray answers for an actor whose process is gone; a node that is short of memory kills with one of its own."""
 
 
 class RayProcess:
@@ -55,7 +58,7 @@ class RayProcess:
             except ActorUnavailableError:
                 self._answer = None  # the connection broke; Ray does not know yet whether the process did
                 return Health(state="silent")
-            except RayActorError as error:
+            except _DEATHS as error:
                 return Health(state="dead", cause=_say_cause(error))
             self._answer = self._ask()
         self.where()
@@ -69,7 +72,7 @@ class RayProcess:
             if done:
                 try:
                     self._where = "pid {pid} on {node}, its log: {log}".format(**ray.get(self._whereabouts))
-                except RayActorError:
+                except _DEATHS:
                     self._where = f"{self._actor}, its log is among Ray's"
         return self._where or f"{self._actor}, which has not answered since it was started"
 
@@ -83,7 +86,7 @@ def _whereabouts(_actor: object = None) -> dict[str, Any]:
     return {"pid": os.getpid(), "node": ray.util.get_node_ip_address(), "log": log}
 
 
-def _say_cause(error: RayActorError, *, most: int = 400) -> str:
+def _say_cause(error: RayError, *, most: int = 400) -> str:
     """Find the sentence that says why in Ray's report of a death: behind its list of ids, or its traceback."""
     text = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip()
     if "Traceback" in text or "creation task" in text:
