@@ -19,7 +19,7 @@ import pytest
 from scripted_server import Reply, ScriptedServer, say
 
 from verl_videomtr.cli import main
-from verl_videomtr.evaluation.playing import Admission
+from verl_videomtr.evaluation.playing import FIRST_EPISODES, Admission
 from verl_videomtr.sample import question_text, read_rows, write_rows
 from verl_videomtr.serving.endpoints import choose
 
@@ -367,25 +367,42 @@ def test_nonsense_is_refused(data, tmp_path, capsys, extra):
     assert server.requests == []
 
 
-async def test_admission_waits_for_bytes_but_never_for_ever():
-    class Policy:
-        num_held_bytes = 80
-
-    admission = Admission(max_episodes=10, max_bytes=100)
+async def test_admission_waits_for_room_but_never_for_ever():
+    admission = Admission(max_episodes=10, max_bytes=200)
     order = []
 
     async def episode(name):
-        async with admission.episode() as hold:
-            hold(Policy())
+        async with admission.episode():
+            await admission.hold(80)
             order.append(f"{name} in")
             await asyncio.sleep(0.01)
             order.append(f"{name} out")
 
-    await asyncio.gather(*(episode(name) for name in "abc"))
-    # The second starts below the bound, the third waits until there is room.
-    assert order[:2] == ["a in", "b in"]
-    assert order.index("c in") > order.index("a out")
-    assert (admission.num_episodes, admission.num_bytes) == (0, 0)
+    await asyncio.gather(*(episode(name) for name in "abcd"))
+    # Two of 80 bytes have room in 200; the others wait until one ends.
+    assert admission.most_episodes == 2
+    assert order.index("c in") > min(order.index("a out"), order.index("b out"))
+    await admission.hold(1000)
+    await asyncio.gather(*(episode(name) for name in "ef"))
+    assert (admission.num_episodes, order[-4:]) == (0, ["e in", "e out", "f in", "f out"])
+
+
+async def test_admission_lets_a_few_go_until_it_is_known_what_an_episode_holds():
+    admission = Admission(max_episodes=100, max_bytes=10_000)
+    known = asyncio.Event()
+
+    async def episode():
+        async with admission.episode():
+            await known.wait()
+            await admission.hold(200)
+            await asyncio.sleep(0.01)
+
+    episodes = [asyncio.create_task(episode()) for _ in range(80)]
+    await asyncio.sleep(0.01)
+    assert admission.num_episodes == FIRST_EPISODES
+    known.set()
+    await asyncio.gather(*episodes)
+    assert admission.most_episodes == 50
 
 
 # --- two runs, and runs of the trainer -----------------------------------------------------------------------------

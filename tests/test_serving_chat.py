@@ -135,7 +135,7 @@ def test_kept_pictures_are_bounded_by_bytes(tmp_path):
         pictures, pool = PictureService(frames, max_bytes=20_000), await frames.pool("v")
         for index in range(16):
             (url,) = await pictures.encoded(await pictures.read(pool, [index]))
-            assert url.startswith(b'"data:image/webp;base64,')
+            assert url.read().startswith(b'"data:image/webp;base64,')
             assert pictures.num_bytes <= 20_000
         return pictures
 
@@ -382,7 +382,7 @@ def test_jpegs_of_the_frame_cache_are_sent_as_they_are(tmp_path):
         stored = await asyncio.to_thread(pool.read_jpegs, [3, 7, 11])
         pictures.close()
         frames.close()
-        return [base64.b64decode(url.split(b";base64,")[1][:-1]) for url in urls], stored, pictures.num_encoded
+        return [base64.b64decode(url.read().split(b";base64,")[1][:-1]) for url in urls], stored, pictures.num_encoded
 
     sent, stored, num_encoded = asyncio.run(go("jpeg", "jpeg"))
     assert sent == stored

@@ -247,7 +247,7 @@ def test_counts_and_token_ids_are_read():
     with ScriptedServer(lambda request: reply) as server:
         (answer,) = ask(server)
     assert (answer.input_tokens, answer.output_tokens, answer.cached_tokens) == (100, 20, 64)
-    assert (answer.prompt_ids, answer.response_ids) == ((1, 2), (3,))
+    assert (list(answer.prompt_ids), list(answer.response_ids)) == ([1, 2], [3])
 
 
 def test_journal_of_many_tasks_is_whole_and_waits_for_the_disk_off_the_loop(tmp_path):

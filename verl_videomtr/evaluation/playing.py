@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import resource
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -27,13 +27,16 @@ from verl_videomtr.serving.endpoints import Endpoint, choose, sampling_fields
 from verl_videomtr.serving.journal import JournalError, SharedJournal
 from verl_videomtr.serving.pictures import PictureService
 from verl_videomtr.serving.server import AskError, Refused, Unanswered
+from verl_videomtr.serving.spool import SpoolError
 from verl_videomtr.subtitles import Subtitles
 from verl_videomtr.video.errors import VideoError
 
 logger = logging.getLogger(__name__)
 
 SPARE_FILES = 512
-"""Files beside the connections: videos, cache entries, libraries."""
+"""Files beside the connections: videos, cache entries, encoded pictures, libraries."""
+FIRST_EPISODES = 16
+"""In flight until it is known what an episode holds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,10 +53,10 @@ class Table:
 
 
 class Admission:
-    """Bounds what is in flight: episodes, and the bytes that they hold between their turns.
+    """Bounds what is in flight: episodes, and the encoded pictures that they hold on the disk.
 
-    Only a new episode waits; one that has begun goes on, or none would ever end. So the bytes are passed by what the
-    last turns of those in flight add.
+    Only a new episode waits; one that has begun goes on, or none would ever end. So each counts as the largest so far,
+    and before one is known only a few go.
     """
 
     def __init__(self, *, max_episodes: int, max_bytes: int) -> None:
@@ -61,38 +64,37 @@ class Admission:
         self.max_bytes = max_bytes
         self.num_episodes = 0
         self.most_episodes = 0
-        self._policies: set[ChatPolicy] = set()
+        self.largest_bytes = 0
+        """Most that one episode has held."""
         self._changed = asyncio.Condition()
 
-    @property
-    def num_bytes(self) -> int:
-        return sum(policy.num_held_bytes for policy in self._policies)
-
     @asynccontextmanager
-    async def episode(self) -> AsyncIterator[Callable[[ChatPolicy], None]]:
-        """Hold a place; yields a function that takes the episode's policy, whose bytes then count."""
+    async def episode(self) -> AsyncIterator[None]:
+        """Hold a place."""
         async with self._changed:
             await self._changed.wait_for(self._has_room)
             self.num_episodes += 1
             self.most_episodes = max(self.most_episodes, self.num_episodes)
-        held: list[ChatPolicy] = []
-
-        def hold(policy: ChatPolicy) -> None:
-            held.append(policy)
-            self._policies.add(policy)
-
         try:
-            yield hold
+            yield
         finally:
-            self._policies.difference_update(held)
             self.num_episodes -= 1
             async with self._changed:
                 self._changed.notify()
 
+    async def hold(self, num_bytes: int) -> None:
+        """Learn how much one of the episodes holds."""
+        is_first = not self.largest_bytes
+        self.largest_bytes = max(self.largest_bytes, num_bytes)
+        if is_first and num_bytes:
+            async with self._changed:
+                self._changed.notify_all()
+
     def _has_room(self) -> bool:
         if not self.num_episodes:
             return True
-        return self.num_episodes < self.max_episodes and self.num_bytes < self.max_bytes
+        most = min(self.max_episodes, self.max_bytes // self.largest_bytes if self.largest_bytes else FIRST_EPISODES)
+        return self.num_episodes < most
 
 
 async def play_all(
@@ -107,6 +109,7 @@ async def play_all(
     Raises:
         AskError: no further request is of use.
         JournalError: answers cannot be kept.
+        SpoolError: encoded pictures cannot be kept.
     """
     raise_file_limit(admission.max_episodes + SPARE_FILES)
     lines: dict[int, dict[str, Any]] = {}
@@ -114,8 +117,8 @@ async def play_all(
 
     async def work() -> None:
         for number, sample in waiting:
-            async with admission.episode() as hold:
-                lines[number] = await play_one(sample, table, hold=hold)
+            async with admission.episode():
+                lines[number] = await play_one(sample, table, held=admission.hold)
             done(lines[number])
 
     workers = [asyncio.create_task(work()) for _ in range(min(admission.max_episodes, len(samples)))]
@@ -130,9 +133,13 @@ async def play_all(
 
 
 async def play_one(
-    sample: Sample, table: Table, *, hold: Callable[[ChatPolicy], None] = lambda policy: None
+    sample: Sample, table: Table, *, held: Callable[[int], Awaitable[None]] | None = None
 ) -> dict[str, Any]:
-    """Play one sample; return its line, played or lost."""
+    """Play one sample; return its line, played or lost.
+
+    Args:
+        held: told how many bytes of messages the episode holds, whenever that grows.
+    """
     setup = table.setup
     try:
         rollout = await open_episode(
@@ -143,8 +150,7 @@ async def play_one(
             root=setup.settings.video.root,
             subtitles=table.subtitles.of(sample) if table.subtitles else (),
         )
-        policy = make_policy(table, sample, system_text=rollout.episode.system_text)
-        hold(policy)
+        policy = make_policy(table, sample, system_text=rollout.episode.system_text, held=held)
         await play(rollout, policy)
         score = await score_episode(
             setup.reward_fn,
@@ -153,7 +159,7 @@ async def play_one(
             timeout_seconds=setup.settings.reward_timeout_seconds,
         )
         return played_line(rollout, policy, score)
-    except (AskError, JournalError):
+    except (AskError, JournalError, SpoolError):
         raise
     except (VideoError, SampleError) as error:
         return lost_line(sample, "unreadable", error)
@@ -166,7 +172,9 @@ async def play_one(
         return lost_line(sample, "failed", error)
 
 
-def make_policy(table: Table, sample: Sample, *, system_text: str) -> ChatPolicy:
+def make_policy(
+    table: Table, sample: Sample, *, system_text: str, held: Callable[[int], Awaitable[None]] | None = None
+) -> ChatPolicy:
     """Make the policy of one episode, on the server that its video's episodes are played on."""
     client, endpoint = choose(list(zip(table.clients, table.endpoints, strict=True)), sample.video)
     setup = table.setup
@@ -182,6 +190,7 @@ def make_policy(table: Table, sample: Sample, *, system_text: str) -> ChatPolicy
         journal=table.journal,
         key=f"{sample.data_source}/{sample.sample_id}",
         system_text=system_text,
+        held=held,
     )
 
 

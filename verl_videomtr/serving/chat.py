@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from array import array
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,7 @@ from verl_videomtr.serving.completion import Completion
 from verl_videomtr.serving.journal import SharedJournal
 from verl_videomtr.serving.pictures import Picture, PictureService
 from verl_videomtr.serving.server import Refused
+from verl_videomtr.serving.spool import Piece
 
 NUM_SHOWN_IDS = 8
 """Token ids on each side of a first difference."""
@@ -44,6 +46,7 @@ class ChatPolicy:
     Args:
         journal: keeps the answers; None keeps none.
         key: names the episode in the journal.
+        held: told the bytes of the messages in the context, pictures included, whenever they grow.
     """
 
     def __init__(
@@ -55,23 +58,25 @@ class ChatPolicy:
         system_text: str,
         journal: SharedJournal | None = None,
         key: str = "",
+        held: Callable[[int], Awaitable[None]] | None = None,
     ) -> None:
         self.client = client
         self.config = config
         self.pictures = pictures
         self.journal = journal
         self.key = key
+        self.held = held
         self.entries: list[dict[str, Any]] = []
         """What the journal holds of each turn."""
         self.num_held_bytes = 0
         """Of the messages in the context, pictures included."""
         self._system = [_text_message("system", system_text)] if system_text else []
         self._shown: list[Message] = []
-        self._sent: list[list[bytes] | None] = []
+        self._sent: list[list[Piece] | None] = []
         """Each user message in pieces, once it has been sent."""
         self._said: list[bytes] = []
         self._context_start = 0
-        self._expected_ids: tuple[int, ...] | None = None
+        self._expected_ids: array[int] | None = None
 
     async def show(self, message: Message, *, context_start: int) -> bool:
         self._shown.append(message)
@@ -141,22 +146,24 @@ class ChatPolicy:
             "drift": drift,
         }
 
-    async def _messages(self) -> list[bytes]:
+    async def _messages(self) -> list[Piece]:
         """The conversation that stays in the context, in pieces that are shared from turn to turn."""
-        pieces = list(self._system)
+        pieces: list[Piece] = list(self._system)
         for turn in range(self._context_start, len(self._shown)):
             shown = self._sent[turn]
             if shown is None:
                 shown = self._sent[turn] = await self._render(self._shown[turn])
                 self.num_held_bytes += sum(map(len, shown))
+                if self.held is not None:
+                    await self.held(self.num_held_bytes)
             pieces += [b",", *shown] if pieces else shown
             if turn < len(self._said):
                 pieces += [b",", self._said[turn]]
         return pieces
 
-    async def _render(self, message: Message) -> list[bytes]:
+    async def _render(self, message: Message) -> list[Piece]:
         urls = iter(await self.pictures.encoded([part for part in message.parts if isinstance(part, Picture)]))
-        pieces = [b'{"role":"user","content":[']
+        pieces: list[Piece] = [b'{"role":"user","content":[']
         for number, part in enumerate(message.parts):
             comma = b"," if number else b""
             if isinstance(part, Picture):
@@ -166,7 +173,7 @@ class ChatPolicy:
                 pieces.append(comma + json.dumps({"type": "text", "text": part}).encode())
         return [*pieces, b"]}"]
 
-    def _body(self, messages: Sequence[bytes], max_tokens: int | None) -> Body:
+    def _body(self, messages: Sequence[Piece], max_tokens: int | None) -> Body:
         fields = {
             "model": self.config.model,
             **self.config.sampling,
@@ -178,13 +185,13 @@ class ChatPolicy:
     def _compare(self, completion: Completion) -> dict[str, Any] | None:
         """Compare the prompt's ids with those that training would have; None where they cannot be told."""
         expected, prompt, response = self._expected_ids, completion.prompt_ids, completion.response_ids
-        self._expected_ids = None if prompt is None or response is None else (*prompt, *response)
+        self._expected_ids = None if prompt is None or response is None else prompt + response
         if expected is None or prompt is None:
             return None
-        at = next((i for i, (a, b) in enumerate(zip(expected, prompt, strict=False)) if a != b), None)
-        if at is None and len(prompt) >= len(expected):
+        if prompt[: len(expected)] == expected:
             return {"at": None}
-        at = min(len(prompt), len(expected)) if at is None else at
+        differ = (i for i, (a, b) in enumerate(zip(expected, prompt, strict=False)) if a != b)
+        at = next(differ, len(prompt))
         shown = slice(max(0, at - 2), at + NUM_SHOWN_IDS)
         return {"at": at, "expected": list(expected[shown]), "rendered": list(prompt[shown])}
 

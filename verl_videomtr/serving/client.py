@@ -4,8 +4,8 @@
 
     attempt -> answer | passing failure: wait, try again | refusal: never this request | AskError: no request at all
 
-Over aiohttp, whose bodies can be streamed from bytes that many requests share: a conversation of 32 pictures is
-megabytes, and the usual client holds each twice.
+Over aiohttp, whose bodies can be streamed: a conversation of 32 pictures is megabytes, and the usual client holds each
+twice. Here it is read from the disk block by block while it is sent.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,7 +30,11 @@ from verl_videomtr.serving.server import (
     Server,
     Unanswered,
 )
+from verl_videomtr.serving.spool import Piece
 
+MAX_READING = 8
+"""Blocks of bodies that are read at once. What has been read is handed to its connection at once, a copy that holds the
+loop up for as long as it takes: a thousand bodies, each sent in one go, would hold it up for seconds."""
 _ERROR_BYTES = 64 * 1024
 _BLOCK_BYTES = 256 * 1024
 _PASSING = (408, 409, 429)
@@ -39,9 +43,9 @@ _REFUSING = (400, 413, 422)
 
 @dataclass(frozen=True)
 class Body:
-    """A request's JSON in pieces that are sent one after the other and never joined."""
+    """A request's JSON in pieces, in memory or in a spool, that are sent one after the other and never all joined."""
 
-    parts: Sequence[bytes]
+    parts: Sequence[Piece]
 
     @classmethod
     def of(cls, value: dict[str, Any]) -> Body:
@@ -51,9 +55,22 @@ class Body:
     def num_bytes(self) -> int:
         return sum(map(len, self.parts))
 
-    async def stream(self) -> AsyncIterator[bytes]:
+    def blocks(self) -> Iterator[list[Piece]]:
+        """The pieces in groups of at least _BLOCK_BYTES, but for the last."""
+        block: list[Piece] = []
+        num_bytes = 0
         for part in self.parts:
-            yield part
+            block.append(part)
+            num_bytes += len(part)
+            if num_bytes >= _BLOCK_BYTES:
+                yield block
+                block, num_bytes = [], 0
+        if block:
+            yield block
+
+
+def _join(block: Sequence[Piece]) -> bytes:
+    return b"".join(part if isinstance(part, bytes) else part.read() for part in block)
 
 
 class _PassingFailure(Exception):
@@ -76,6 +93,7 @@ class Client:
         self.num_answered = 0
         self.num_refused = 0
         self._failed_in_a_row = 0
+        self._reading = asyncio.Semaphore(MAX_READING)
 
     async def __aenter__(self) -> Client:
         headers = {"Authorization": f"Bearer {self.server.api_key}"} if self.server.api_key else {}
@@ -181,7 +199,10 @@ class Client:
     async def _send(self, body: Body, connection: dict[str, bool]) -> Completion:
         headers = {"Content-Type": "application/json", "Content-Length": str(body.num_bytes)}
         async with self._session.post(
-            f"{self.server.root}/chat/completions", data=body.stream(), headers=headers, trace_request_ctx=connection
+            f"{self.server.root}/chat/completions",
+            data=self._stream(body),
+            headers=headers,
+            trace_request_ctx=connection,
         ) as response:
             if response.status != 200:
                 data = await self._read(response, _ERROR_BYTES)
@@ -197,6 +218,13 @@ class Client:
             raise AskError(f"{error} ({self._say(data)}); check --base-url (often .../v1)") from None
         except ValueError as error:
             raise _PassingFailure(self.server.redact(str(error))[:MAX_SHOWN]) from None
+
+    async def _stream(self, body: Body) -> AsyncIterator[bytes]:
+        for block in body.blocks():
+            # Not held while the connection takes it: a server that stops reading holds up nobody else.
+            async with self._reading:
+                data = await asyncio.to_thread(_join, block)
+            yield data
 
     async def _read(self, response: aiohttp.ClientResponse, limit: int) -> bytes:
         """Read a body, at most a block more than `limit`."""

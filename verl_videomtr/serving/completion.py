@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+from array import array
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -29,9 +30,9 @@ class Completion:
     output_tokens: int = 0
     cached_tokens: int | None = None
     """Of the input, those that the server had computed before; None where it does not say."""
-    prompt_ids: tuple[int, ...] | None = None
+    prompt_ids: array[int] | None = None
     """Token ids of the prompt as the server rendered it; None where it does not say."""
-    response_ids: tuple[int, ...] | None = None
+    response_ids: array[int] | None = None
 
 
 def read_completion(data: bytes, *, redact: Callable[[str], str] = str) -> Completion:
@@ -92,6 +93,11 @@ def _count(value: Any) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
 
 
-def _ids(value: Any) -> tuple[int, ...] | None:
-    is_ids = isinstance(value, list) and all(isinstance(token, int) for token in value)
-    return tuple(value) if is_ids else None
+def _ids(value: Any) -> array[int] | None:
+    if not isinstance(value, list):
+        return None
+    try:
+        # Tens of thousands for every episode in flight: as a list, nine times the bytes.
+        return array("I", value)
+    except (TypeError, OverflowError):
+        return None

@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Frames as a server gets them: pool indices in, encoded data URLs out, each encoded once and off the event loop.
 
-    Picture (a frame's name) -> read from the pool -> encode -> JSON text of a data URL, shared by all who send it
+    Picture (a frame's name) -> read from the pool -> encode -> JSON text of a data URL in the spool, shared by all who
+    send it
 
 An episode sends its pictures again with every turn, and the questions of a video begin with the same overview.
 """
@@ -21,6 +22,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from verl_videomtr.serving.spool import Spool, Stored
 from verl_videomtr.video.cache_entry import JPEG_QUALITY
 from verl_videomtr.video.pool import FramePool
 from verl_videomtr.video.service import FrameService
@@ -33,6 +35,8 @@ FORMATS: dict[str, dict[str, Any]] = {
     "jpeg": {"format": "JPEG", "quality": JPEG_QUALITY, "subsampling": 0},
 }
 ENCODE_THREADS = 2
+MAX_READING = 16
+"""Reads of frames at once: each holds its frames, megabytes, until they are encoded."""
 
 
 @dataclass(frozen=True)
@@ -51,9 +55,17 @@ class PictureService:
         image_format: one of FORMATS.
         max_bytes: encoded pictures that are kept for later episodes, least recently used ones dropped first. An
             episode keeps its own.
+        spool: where they lie; None makes one in the folder for temporary files.
     """
 
-    def __init__(self, frames: FrameService, *, image_format: str = "webp", max_bytes: int = 512 * 2**20) -> None:
+    def __init__(
+        self,
+        frames: FrameService,
+        *,
+        image_format: str = "webp",
+        max_bytes: int = 512 * 2**20,
+        spool: Spool | None = None,
+    ) -> None:
         if image_format not in FORMATS:
             raise ValueError(f"{image_format=}; expected one of {', '.join(FORMATS)}; correct --image-format")
         self.frames = frames
@@ -62,9 +74,11 @@ class PictureService:
         self.num_encoded = 0
         self.num_bytes = 0
         """Of what is kept."""
-        self._kept: OrderedDict[Picture, bytes] = OrderedDict()
-        self._coming: dict[Picture, asyncio.Future[bytes]] = {}
+        self._spool = spool or Spool()
+        self._kept: OrderedDict[Picture, Stored] = OrderedDict()
+        self._coming: dict[Picture, asyncio.Future[Stored]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._reading = asyncio.Semaphore(MAX_READING)
         self._threads = ThreadPoolExecutor(ENCODE_THREADS, thread_name_prefix="videomtr-encode")
 
     async def pool(self, path: str) -> FramePool:
@@ -75,11 +89,12 @@ class PictureService:
         """Name frames; they are read when they are sent."""
         return [Picture(pool, int(index)) for index in indices]
 
-    async def encoded(self, pictures: Sequence[Picture]) -> list[bytes]:
+    async def encoded(self, pictures: Sequence[Picture]) -> list[Stored]:
         """Return each picture as the JSON text of its data URL; whoever else waits for the same one shares it.
 
         Raises:
             VideoError: a frame cannot be decoded.
+            SpoolError: there is no room for them.
         """
         missing = [p for p in dict.fromkeys(pictures) if p not in self._kept and p not in self._coming]
         for pool in dict.fromkeys(picture.pool for picture in missing):
@@ -104,10 +119,11 @@ class PictureService:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _encode(self, pictures: list[Picture], futures: dict[Picture, asyncio.Future[bytes]]) -> None:
+    async def _encode(self, pictures: list[Picture], futures: dict[Picture, asyncio.Future[Stored]]) -> None:
         """Read and encode frames of one video; failures go to whoever waits."""
         try:
-            urls = await self._urls(pictures[0].pool, [picture.index for picture in pictures])
+            async with self._reading:
+                urls = await self._urls(pictures[0].pool, [picture.index for picture in pictures])
         except BaseException as error:
             for picture, future in futures.items():
                 self._coming.pop(picture, None)
@@ -126,26 +142,22 @@ class PictureService:
             _, dropped = self._kept.popitem(last=False)
             self.num_bytes -= len(dropped)
 
-    async def _urls(self, pool: FramePool, indices: list[int]) -> list[bytes]:
+    async def _urls(self, pool: FramePool, indices: list[int]) -> list[Stored]:
         loop = asyncio.get_running_loop()
         if self.image_format == "jpeg":
             # A cache in this form already holds the very files; encoding what they decode to would lose more.
             jpegs = await self.frames.read_jpegs(pool, indices)
             if jpegs is not None:
-                return await loop.run_in_executor(self._threads, write_urls, jpegs, "jpeg")
+                return await loop.run_in_executor(self._threads, self._store, jpegs)
         frames = await self.frames.read(pool, indices)
         self.num_encoded += len(indices)
-        return await loop.run_in_executor(self._threads, encode_all, frames, self.image_format)
+        return await loop.run_in_executor(self._threads, self._encode_and_store, frames)
 
+    def _encode_and_store(self, frames: np.ndarray) -> list[Stored]:
+        return self._store([encode(frame, self.image_format) for frame in frames])
 
-def encode_all(frames: np.ndarray, image_format: str) -> list[bytes]:
-    """Encode (n, H, W, 3) uint8 RGB frames, each to the JSON text of its data URL."""
-    return write_urls([encode(frame, image_format) for frame in frames], image_format)
-
-
-def write_urls(files: Sequence[bytes], image_format: str) -> list[bytes]:
-    """Write encoded pictures as JSON texts of data URLs."""
-    return [data_url(data, image_format) for data in files]
+    def _store(self, files: Sequence[bytes]) -> list[Stored]:
+        return self._spool.write([data_url(data, self.image_format) for data in files])
 
 
 def encode(frame: np.ndarray, image_format: str) -> bytes:
