@@ -106,6 +106,7 @@ async def measure(
     ]  # fmt: skip
     process = psutil.Process()
     gc.collect()
+    gc.freeze()
     base_bytes = most_bytes = process.memory_info().rss
     late: list[float] = []
     busy: list[float] = []
@@ -131,6 +132,8 @@ async def measure(
             lines = await play_all(samples, table, admission=admission, done=lambda line: None)
             cpu, seconds = time.process_time() - cpu, time.monotonic() - began
             ticker.cancel()
+    lost = [line["error"] for line in lines if line["status"] != "played"]
+    assert not lost, f"{len(lost)} episodes were not played, such as: {lost[0]}"
     turns = sum(len(line["episode"]["responses"]) for line in lines)
     assert turns == 3 * arguments.episodes
     assert all(entry["drift"] in (None, {"at": None}) for entry in journal.entries.values())
@@ -176,7 +179,7 @@ def main() -> None:
     columns += ["MiB on the disk an episode", "MiB of memory an episode", "turns", "s"]
     print(f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|")
     try:
-        with tempfile.TemporaryDirectory() as name:
+        with tempfile.TemporaryDirectory(dir=arguments.videos and arguments.videos.resolve()) as name:
             video = make_video(arguments.videos or Path(name))
             for case in arguments.case or CASES:
                 print(asyncio.run(measure(*case.split(":"), url, video, Path(name), arguments)), flush=True)

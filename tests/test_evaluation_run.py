@@ -22,6 +22,7 @@ from verl_videomtr.cli import main
 from verl_videomtr.evaluation.playing import FIRST_EPISODES, Admission
 from verl_videomtr.sample import question_text, read_rows, write_rows
 from verl_videomtr.serving.endpoints import choose
+from verl_videomtr.serving.journal import Journal
 
 ROOT = Path(__file__).resolve().parents[1]
 KEY = "sk-very-secret-0123456789"
@@ -357,6 +358,65 @@ def test_key_reaches_no_file_and_no_output(data, tmp_path, capsys, monkeypatch):
     for path in (tmp_path / "out").iterdir():
         assert KEY not in path.read_text()
     assert "[key]" in (tmp_path / "out" / "journal.jsonl").read_text()
+
+
+def test_second_run_in_a_folder_changes_nothing_in_it(data, tmp_path, capsys):
+    with ScriptedServer(knowing(data)) as server:
+        with Journal(tmp_path / "out" / "journal.jsonl"):
+            assert evaluate(data, tmp_path / "out", server, extra=["--image-format", "png"]) == 2
+        assert "another run is writing it" in capsys.readouterr().err
+        assert [path.name for path in (tmp_path / "out").iterdir()] == ["journal.jsonl"]
+        assert evaluate(data, tmp_path / "out", server) == 0
+
+
+def test_one_of_two_servers_that_dies_is_named_and_the_other_finishes(data, tmp_path, capsys):
+    """Nothing that was received is asked for again, by whichever server it was answered."""
+    knows = knowing(data)
+
+    def dying(request):
+        return Reply(reset=True) if request.number >= 6 else knows(request)
+
+    rows = [
+        dataclasses.replace(row, sample_id=f"{row.sample_id}/{copy}", index=12 * copy + row.index)
+        for copy in range(3)
+        for row in samples_of(data)
+    ]
+    write_rows(data / "many.parquet", rows)
+    many = {"rows": "many.parquet", "extra": ["--max-attempts", "1"]}
+    with ScriptedServer(knows) as one, ScriptedServer(dying) as two:
+        assert evaluate(data, tmp_path / "out", one, two, **many) == 2
+        error = capsys.readouterr().err
+        assert f"{two.url}; run the same command again when the server is back, or without it" in error
+        kept = len((tmp_path / "out" / "journal.jsonl").read_text().splitlines())
+        asked = len(played(one))
+        assert evaluate(data, tmp_path / "out", one, **many) == 0
+        assert len(played(one)) - asked == 72 - kept
+    assert {line["status"] for line in lines_of(tmp_path / "out")} == {"played"}
+
+
+def test_hostile_texts_of_a_file_reach_no_path_and_no_terminal(data, tmp_path, capsys):
+    ids = ["../../../outside", "/etc/passwd", "a|b\nc\x1b[31mred", "x" * 5000, "journal.jsonl", "s/0"]
+    rows = samples_of(data)
+    rows = [
+        dataclasses.replace(row, sample_id=name, groups={"t|\x1b[2J\n": ["| --- |\n# heading", "\x1b]0;title\x07"]})
+        for row, name in zip(rows, ids, strict=False)
+    ] + [dataclasses.replace(rows[6], data_source="lvbench\x1b[1m/../..", video="gone\x1b[31m.mp4")]
+    write_rows(data / "hostile.parquet", rows)
+    before = set(tmp_path.parent.rglob("*"))
+    with ScriptedServer(knowing(data)) as server:
+        assert evaluate(data, tmp_path / "out", server, rows="hostile.parquet", extra=["--export"]) == 0
+        assert len(played(server)) == 12
+        assert evaluate(data, tmp_path / "out", server, rows="hostile.parquet") == 0
+        assert len(played(server)) == 12
+    new = set(tmp_path.parent.rglob("*")) - before
+    assert {path.parent for path in new} <= {tmp_path, tmp_path / "out"}
+    output = capsys.readouterr().out
+    assert "\x1b" not in output
+    assert "\n# heading" not in output
+    assert "t\\|" in output
+    assert [line["sample_id"] for line in lines_of(tmp_path / "out")][:6] == ids
+    assert main(["compare", str(tmp_path / "out"), str(tmp_path / "out")]) == 0
+    assert "\x1b" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("extra", [["--concurrency", "0"], ["--limit", "-1"], ["--max-gib", "0"]])

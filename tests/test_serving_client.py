@@ -5,14 +5,18 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
+import resource
+import subprocess
+import sys
 import time
 
 import pytest
 from scripted_server import Reply, ScriptedServer, completion, say
 
 from verl_videomtr.serving.client import Body, Client
-from verl_videomtr.serving.journal import Journal, JournalError, SharedJournal
+from verl_videomtr.serving.journal import Journal, SharedJournal
 from verl_videomtr.serving.server import AskError, Refused, Server, Unanswered
 
 KEY = "sk-very-secret-0123456789"
@@ -119,6 +123,33 @@ def test_answer_of_50_megabytes_is_not_read_to_its_end():
     assert isinstance(huge_answer, Refused)
     assert "longer than 16,777,216 bytes" in str(huge_answer)
     assert next_answer.content == "fine"
+
+
+def test_compressed_answer_that_grows_to_hundreds_of_megabytes_is_not_unpacked():
+    bomb = gzip.compress(b"{" + b" " * 300 * 2**20)
+    assert len(bomb) < 2**20
+    huge = Reply(body=bomb, headers={"Content-Encoding": "gzip"})
+    before = peak_bytes()
+    with ScriptedServer(lambda request: huge if request.number == 0 else say("fine")) as server:
+        huge_answer, next_answer = ask(server, times=2, timeout_seconds=30.0, max_attempts=1)
+    assert isinstance(huge_answer, (Refused, Unanswered))
+    assert peak_bytes() - before < 150 * 2**20
+    assert next_answer.content == "fine"
+
+
+def peak_bytes():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+@pytest.mark.parametrize("status", [302, 307])
+def test_redirection_is_not_followed_with_the_key(status):
+    with ScriptedServer(lambda request: say("stolen")) as other:
+        elsewhere = {"Location": f"{other.url}/chat/completions"}
+        with ScriptedServer(lambda request: Reply(status=status, headers=elsewhere)) as server:
+            (error,) = ask(server)
+    assert isinstance(error, AskError)
+    assert f"HTTP {status}" in str(error)
+    assert other.requests == []
 
 
 @pytest.mark.parametrize("status", [400, 413, 422])
@@ -275,14 +306,35 @@ def test_journal_of_many_tasks_is_whole_and_waits_for_the_disk_off_the_loop(tmp_
     ) == [{"key": str(number)} for number in range(500)]
 
 
-def test_journal_that_cannot_be_written_fails_the_task_that_waits(tmp_path):
-    class FullDisk(Journal):
-        def append_all(self, entries):
-            raise OSError(28, "No space left on device")
+FULL_DISK = """
+import asyncio, resource, signal, sys
+from pathlib import Path
+from verl_videomtr.serving.journal import Journal, JournalError, SharedJournal
 
-    async def run(journal):
-        with pytest.raises(JournalError, match=r"No space left.*journal\.jsonl"):
-            await SharedJournal(journal).append({"key": "a"})
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+path = Path(sys.argv[1])
 
-    with FullDisk(tmp_path / "journal.jsonl") as journal:
-        asyncio.run(run(journal))
+async def run(shared):
+    await shared.append({"key": "a"})
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY))
+    try:
+        await shared.append({"key": "b", "text": "x" * 300})
+    except JournalError as error:
+        print(error)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    await shared.append({"key": "c"})
+
+with Journal(path) as journal:
+    asyncio.run(run(SharedJournal(journal)))
+with Journal(path) as journal:
+    print(list(journal.entries))
+"""
+
+
+def test_journal_on_a_full_disk_fails_the_task_that_waits_and_stays_whole(tmp_path):
+    """The system writes a part of the line, and refuses the rest."""
+    command = [sys.executable, "-c", FULL_DISK, str(tmp_path / "journal.jsonl")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    refused, keys = done.stdout.splitlines()
+    assert "an answer cannot be kept ([Errno 27] File too large); expected a place to write" in refused
+    assert keys == "['a', 'c']"

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.text import Text
 
 from verl_videomtr.answers import LETTERS
-from verl_videomtr.ask.drawing import clean, message_panel, reply_panel, thumbnails, timeline
+from verl_videomtr.ask.drawing import message_panel, reply_panel, thumbnails, timeline
 from verl_videomtr.evaluation.setup import Setup, compose_setup
 from verl_videomtr.rollout import Message, Policy, Reply, Rollout, open_episode, play
 from verl_videomtr.sample import Sample
@@ -26,6 +26,7 @@ from verl_videomtr.serving.arguments import add_server_arguments, open_servers
 from verl_videomtr.serving.chat import ChatConfig, ChatPolicy
 from verl_videomtr.serving.endpoints import sampling_fields
 from verl_videomtr.serving.pictures import Picture, PictureService
+from verl_videomtr.serving.texts import clean
 from verl_videomtr.video.service import FrameService
 from verl_videomtr.video.sheet import contact_sheet
 

@@ -13,10 +13,10 @@ from rich.panel import Panel
 from rich.text import Text
 
 from verl_videomtr.actions import Action, Answer, Invalid, Retrieve
+from verl_videomtr.serving.texts import clean
 
 NEW, OLD, UNSEEN = "█", "▓", "·"
 _THOUGHT = re.compile(r"<think>(.*?)(?:</think>|$)", re.DOTALL)
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def timeline(
@@ -100,11 +100,6 @@ def clock(seconds: float) -> str:
     whole = int(seconds)
     hours, minutes = divmod(whole // 60, 60)
     return f"{hours}:{minutes:02}:{whole % 60:02}" if hours else f"{minutes}:{whole % 60:02}"
-
-
-def clean(text: str) -> str:
-    """What a model writes must not move the cursor or change colours."""
-    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def _shrink(frame: np.ndarray, width: int) -> np.ndarray:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import os
 import sys
 from collections import Counter
@@ -111,8 +112,8 @@ async def play_questions(
         async with AsyncExitStack() as stack:
             clients, endpoints = await open_servers(args, stack, num_turns=setup.settings.episode.max_turns)
             described = describe_run(setup, questions, endpoints, image_format=args.image_format, subtitles=subtitles)
-            open_run(args.out, described)
             with Journal(args.out / JOURNAL) as journal:
+                open_run(args.out, described)
                 table = Table(
                     setup=setup,
                     clients=clients,
@@ -121,6 +122,8 @@ async def play_questions(
                     journal=SharedJournal(journal),
                     subtitles=subtitles,
                 )
+                # What is there by now stays: a full collection would look at all of it again, a tenth of a second each.
+                gc.freeze()
                 admission = Admission(max_episodes=args.concurrency, max_bytes=int(args.max_gib * 2**30))
                 lines = await _with_progress(questions, table, admission)
                 described["drift"] = count_drift(journal.entries)

@@ -18,6 +18,7 @@ from verl_videomtr.evaluation.comparison import Difference, compare, unpaired
 from verl_videomtr.evaluation.reading import Played, read_played
 from verl_videomtr.evaluation.rendering import MAX_GROUP_ROWS, table
 from verl_videomtr.evaluation.run_file import changes
+from verl_videomtr.serving.texts import one_line
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
 def _lines(found: Mapping[str, Sequence[Difference]], first: Played, second: Played) -> list[str]:
     lines = [f"A: {first.path}", f"B: {second.path}"]
     if differs := changes(first.run, second.run):
-        lines += ["settings that differ (A -> B):", *(f"- {each}" for each in differs)]
+        lines += ["settings that differ (A -> B):", *(one_line(f"- {each}") for each in differs)]
     alone = unpaired(first.results, second.results)
     if any(alone):
         lines.append(f"not compared: {alone[0]} questions that only A has, {alone[1]} that only B has")
@@ -54,7 +55,7 @@ def _lines(found: Mapping[str, Sequence[Difference]], first: Played, second: Pla
         if failed := sum(result.failure is not None for result in played.results):
             lines.append(f"{name} has {failed} failed episodes; they count as wrong")
     for source, differences in found.items():
-        lines += ["", f"## {counting(source).title}", ""]
+        lines += ["", f"## {one_line(counting(source).title)}", ""]
         shown = differences if len(differences) <= 1 + MAX_GROUP_ROWS else differences[:1]
         lines += table([_head(), *(_row(difference) for difference in shown)])
         if len(shown) < len(differences):

@@ -7,6 +7,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from verl_videomtr.serving.texts import one_line
+
 
 def count_drift(entries: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """Count episodes whose later prompts were not what training would have seen, with the first example."""
@@ -45,5 +47,5 @@ def say_drift(drift: Mapping[str, Any], *, max_turns: int) -> str:
 
 def say_first(first: Mapping[str, Any]) -> str:
     """The first difference, so that its cause can be found."""
-    where = f"{first['episode']}, token {first['at']} of a prompt"
+    where = f"{one_line(first['episode'])}, token {first['at']} of a prompt"
     return f"first drift: {where}: sampled before {first['expected']}, rendered now {first['rendered']}"

@@ -188,7 +188,7 @@ def make_policy(
         ),
         pictures=table.pictures,
         journal=table.journal,
-        key=f"{sample.data_source}/{sample.sample_id}",
+        key=sample.sample_id,
         system_text=system_text,
         held=held,
     )

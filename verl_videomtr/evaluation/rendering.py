@@ -13,6 +13,7 @@ from typing import Any
 
 from verl_videomtr.evaluation.statistics import Estimate
 from verl_videomtr.evaluation.tables import Report
+from verl_videomtr.serving.texts import one_line
 
 MAX_LISTED = 20
 """Failures that the Markdown lists; JSON and CSV have all."""
@@ -30,7 +31,7 @@ def percent(estimate: Estimate) -> str:
 
 def markdown(reports: Sequence[Report], *, line: str) -> str:
     """Everything that a reader of the result needs, for a terminal as for a page."""
-    return "\n".join([*(part for report in reports for part in _sections(report)), line, ""])
+    return "\n".join([*(part for report in reports for part in _sections(report)), one_line(line), ""])
 
 
 def to_json(reports: Sequence[Report], *, line: str) -> str:
@@ -53,6 +54,7 @@ def to_csv(reports: Sequence[Report]) -> str:
 
 def table(rows: Sequence[Sequence[str]]) -> list[str]:
     """A Markdown table whose columns line up in a terminal too; the first row is the head."""
+    rows = [[one_line(cell).replace("|", "\\|") for cell in row] for row in rows]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = [
         "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
@@ -61,7 +63,7 @@ def table(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _sections(report: Report) -> Iterator[str]:
-    yield f"## {report.title}"
+    yield f"## {one_line(report.title)}"
     yield ""
     rows = [["accuracy, % [95% by video]", "", "questions"]]
     rows.append([report.headline, percent(report.main), str(report.main.num)])
@@ -74,7 +76,7 @@ def _sections(report: Report) -> Iterator[str]:
     yield ""
     for group in report.groups:
         if len(group.rows) > MAX_GROUP_ROWS:
-            yield f"{group.group}: {len(group.rows)} values, in the CSV; macro {percent(group.macro)}"
+            yield f"{one_line(group.group)}: {len(group.rows)} values, in the CSV; macro {percent(group.macro)}"
         else:
             head = [group.group, "accuracy, %", "questions"]
             body = [[value, percent(estimate), str(estimate.num)] for value, estimate in group.rows]
@@ -83,7 +85,7 @@ def _sections(report: Report) -> Iterator[str]:
     yield from _course_lines(report)
     if report.failures:
         yield f"{len(report.failures)} episodes failed; they are wrong in the main number:"
-        yield from (f"- {sample_id}: {why}" for sample_id, why in report.failures[:MAX_LISTED])
+        yield from (one_line(f"- {sample_id}: {why}") for sample_id, why in report.failures[:MAX_LISTED])
         if len(report.failures) > MAX_LISTED:
             yield f"- and {len(report.failures) - MAX_LISTED} more, in the JSON"
         yield ""

@@ -15,9 +15,9 @@ from omegaconf import OmegaConf
 from verl_videomtr.evaluation.setup import Questions, Setup
 from verl_videomtr.serving.endpoints import Endpoint
 from verl_videomtr.subtitles import Subtitles
+from verl_videomtr.trajectory_files import RUN_FILE, write_run
 from verl_videomtr.versions import installed_versions
 
-RUN_FILE = "run.json"
 PACKAGES = ("verl-videomtr", "verl", "av", "torchcodec", "decord", "pillow", "numpy", "aiohttp")
 IDENTITY = ("videomtr", "reward", "sampling", "prompts", "model", "image_format", "subtitles", "data")
 """Parts in which two runs must agree to share a journal."""
@@ -63,8 +63,7 @@ def open_run(folder: Path, run: Mapping[str, Any]) -> None:
     """
     path = folder / RUN_FILE
     if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(run, indent=2) + "\n", encoding="utf-8")
+        write_run(folder, run)
         return
     try:
         changed = changes(json.loads(path.read_text(encoding="utf-8")), run)

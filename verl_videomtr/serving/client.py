@@ -31,6 +31,7 @@ from verl_videomtr.serving.server import (
     Unanswered,
 )
 from verl_videomtr.serving.spool import Piece
+from verl_videomtr.serving.texts import one_line
 
 MAX_READING = 8
 """Blocks of bodies that are read at once. What has been read is handed to its connection at once, a copy that holds the
@@ -134,7 +135,8 @@ class Client:
             if self._failed_in_a_row >= MAX_FAILED_IN_A_ROW:
                 raise AskError(
                     f"{self._failed_in_a_row} requests in a row had no answer, the last: {failure}; "
-                    "run the same command again when the server is back, answers so far are kept"
+                    f"{self.server.root}; run the same command again when the server is back, or without it if there "
+                    "are others; answers so far are kept"
                 ) from None
             raise
         self._failed_in_a_row = 0
@@ -149,7 +151,7 @@ class Client:
         """
         where = f"{self.server.root}{path}"
         try:
-            async with self._session.get(where) as response:
+            async with self._session.get(where, allow_redirects=False) as response:
                 data = await self._read(response, self.server.max_answer_bytes)
                 if response.status != 200:
                     raise AskError(
@@ -203,6 +205,8 @@ class Client:
             data=self._stream(body),
             headers=headers,
             trace_request_ctx=connection,
+            # Elsewhere the key would go too, and the body cannot be sent a second time.
+            allow_redirects=False,
         ) as response:
             if response.status != 200:
                 data = await self._read(response, _ERROR_BYTES)
@@ -256,7 +260,7 @@ class Client:
             text = str(found.get("message", text)) if isinstance(found, dict) else text
         except (ValueError, RecursionError):
             pass
-        return " ".join(self.server.redact(text).split())[:MAX_SHOWN]
+        return one_line(self.server.redact(text))[:MAX_SHOWN]
 
     def _describe(self, error: Exception) -> str:
         return self.server.redact(f"{type(error).__name__}: {error}")[:MAX_SHOWN]

@@ -15,6 +15,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+WOKEN_AT_ONCE = 16
+"""Tasks that wait for one write and go on in one step of the event loop."""
+
 
 class JournalError(ValueError):
     """The journal is in use by another run, cannot be written, or holds a line that no run writes."""
@@ -30,7 +33,8 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = open(path, "a+b")  # noqa: SIM115 (closed by close)
+        # Not buffered: what could not be written must not be tried again when the file is closed.
+        self._file = open(path, "a+b", buffering=0)  # noqa: SIM115 (closed by close)
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -53,10 +57,17 @@ class Journal:
         self.append_all([entry])
 
     def append_all(self, entries: Sequence[dict[str, Any]]) -> None:
-        """Add several with one wait for the disk."""
-        self._file.write(b"".join(json.dumps(entry).encode() + b"\n" for entry in entries))
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        """Add several with one wait for the disk; all or none."""
+        lines = memoryview(b"".join(json.dumps(entry).encode() + b"\n" for entry in entries))
+        size = os.fstat(self._file.fileno()).st_size
+        try:
+            while lines:
+                lines = lines[self._file.write(lines) :]
+            os.fsync(self._file.fileno())
+        except OSError:
+            # On a full disk a part of it may be there, and would be glued to whatever is written next.
+            self._file.truncate(size)
+            raise
         self.entries.update((entry["key"], entry) for entry in entries)
 
     def close(self) -> None:
@@ -122,7 +133,10 @@ class SharedJournal:
                     f"an answer cannot be kept ({error}); expected a place to write; {self.journal.path}; make room, "
                     "and run the same command again"
                 )
-            for _, done in batch:
+            for number, (_, done) in enumerate(batch):
+                if number % WOKEN_AT_ONCE == WOKEN_AT_ONCE - 1:
+                    # Each goes on with its episode at once: hundreds together would hold the loop up.
+                    await asyncio.sleep(0)
                 if done.done():
                     continue
                 if failure is None:
