@@ -23,7 +23,7 @@ from verl_videomtr.serving.chat import ChatConfig, ChatPolicy
 from verl_videomtr.serving.client import Client
 from verl_videomtr.serving.endpoints import inspect_server, keeps_thoughts, sampling_fields
 from verl_videomtr.serving.journal import Journal, SharedJournal
-from verl_videomtr.serving.pictures import PictureService
+from verl_videomtr.serving.pictures import MAX_READING, PictureService
 from verl_videomtr.serving.server import AskError, Refused, Server
 from verl_videomtr.video.cache import PoolCache
 from verl_videomtr.video.errors import VideoError
@@ -393,3 +393,26 @@ def test_jpegs_of_the_frame_cache_are_sent_as_they_are(tmp_path):
     sent, stored, num_encoded = asyncio.run(go("jpeg", "webp"))
     assert num_encoded == 3
     assert sent != stored
+
+
+def test_frames_that_wait_for_the_encoder_are_few(tmp_path):
+    class Slow(Frames):
+        most = now = 0
+
+        async def read(self, pool, indices):
+            self.now += 1
+            self.most = max(self.most, self.now)
+            await asyncio.sleep(0.01)
+            self.now -= 1
+            return await super().read(pool, indices)
+
+    async def go(frames):
+        pictures = PictureService(frames)
+        wanted = [await pictures.read(Pool(str(number)), [0, 1]) for number in range(60)]
+        urls = await asyncio.gather(*map(pictures.encoded, wanted))
+        pictures.close()
+        return urls
+
+    frames = Slow()
+    assert len(asyncio.run(go(frames))) == 60
+    assert frames.most == MAX_READING
