@@ -255,6 +255,8 @@ def test_drift_is_counted_by_episode_and_said_with_its_first_example(data, tmp_p
     output = capsys.readouterr().out
     assert "drift 1 of 12 episodes, NOT COMPARABLE with training's numbers" in output
     assert "token 2 of a prompt: sampled before [1, 2, 3, 4], rendered now [1, 2, 30, 4, 5]" in output
+    assert main(["compare", str(tmp_path / "out"), str(tmp_path / "out")]) == 0
+    assert "B drifted in 1 episodes; it is NOT COMPARABLE" in capsys.readouterr().out
 
 
 def test_episodes_of_a_video_stay_on_one_of_several_servers(data, tmp_path):

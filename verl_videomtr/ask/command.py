@@ -22,7 +22,7 @@ from verl_videomtr.ask.drawing import message_panel, reply_panel, thumbnails, ti
 from verl_videomtr.evaluation.setup import Setup, compose_setup
 from verl_videomtr.rollout import Message, Policy, Reply, Rollout, open_episode, play
 from verl_videomtr.sample import Sample
-from verl_videomtr.serving.arguments import add_server_arguments, open_servers
+from verl_videomtr.serving.arguments import KEY_NOTE, add_server_arguments, open_servers
 from verl_videomtr.serving.chat import ChatConfig, ChatPolicy
 from verl_videomtr.serving.endpoints import sampling_fields
 from verl_videomtr.serving.pictures import Picture, PictureService
@@ -33,8 +33,12 @@ from verl_videomtr.video.sheet import contact_sheet
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
+    parser.epilog = (
+        'example: videomtr ask holiday.mp4 "What does the man buy?" --option "a hat" --option "a boat"; '
+        f"docs/serving.md says how to start a server. {KEY_NOTE}"
+    )
     parser.add_argument("video", type=Path, metavar="VIDEO", help="a video file")
-    parser.add_argument("question", help="what to ask")
+    parser.add_argument("question", metavar="QUESTION", help="what to ask")
     parser.add_argument("overrides", nargs="*", metavar="OVERRIDE", help="as for training, e.g. +videomtr/budget=b64")
     parser.add_argument(
         "--option", action="append", default=[], metavar="TEXT", help="an answer to choose from; give it for each"

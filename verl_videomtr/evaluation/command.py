@@ -31,10 +31,9 @@ from verl_videomtr.evaluation.results import Result, result_of
 from verl_videomtr.evaluation.run_file import describe_run, one_line, open_run
 from verl_videomtr.evaluation.setup import Questions, Setup, compose_setup, read_questions
 from verl_videomtr.evaluation.tables import reports
-from verl_videomtr.serving.arguments import add_server_arguments, open_servers
+from verl_videomtr.serving.arguments import KEY_NOTE, add_server_arguments, open_servers
 from verl_videomtr.serving.journal import Journal, SharedJournal
 from verl_videomtr.serving.pictures import PictureService
-from verl_videomtr.serving.server import KEY_VARIABLE
 from verl_videomtr.subtitles import Subtitles, read_subtitles
 from verl_videomtr.trajectory_files import EVAL_FILE, write_file, write_run
 from verl_videomtr.video.service import FrameService
@@ -44,7 +43,10 @@ JOURNAL = "journal.jsonl"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.epilog = f"The key, where a server needs one, is read from {KEY_VARIABLE}. docs/evaluate.md has examples."
+    parser.epilog = (
+        "example: videomtr eval data/mlvu.parquet --out runs/mlvu --export videomtr.video.root=/videos "
+        f"+videomtr/budget=b32; docs/evaluate.md says what comes out. {KEY_NOTE}"
+    )
     parser.add_argument(
         "data",
         type=Path,
@@ -58,9 +60,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=Path, required=True, metavar="DIR", help="the run's folder; given again, it goes on"
     )
-    parser.add_argument("--concurrency", type=int, default=64, help="episodes in flight (default: 64)")
+    parser.add_argument("--concurrency", type=int, default=64, metavar="N", help="episodes in flight (default: 64)")
     parser.add_argument(
-        "--max-gib", type=float, default=2.0, help="bound on the encoded pictures of episodes in flight (default: 2)"
+        "--max-gib",
+        type=float,
+        default=8.0,
+        metavar="GIB",
+        help="disk space below TMPDIR for the encoded pictures of episodes in flight, 2 to 5 MB each with 32 frames; "
+        "fewer are in flight where it is not enough (default: 8)",
     )
     parser.add_argument("--limit", type=int, metavar="N", help="play the first N rows only")
     parser.add_argument(
@@ -143,7 +150,9 @@ async def _with_progress(questions: Questions, table: Table, admission: Admissio
             counts["right"] += bool(line.get("correct"))
             counts["failed"] += line["status"] == "lost"
             accuracy = f"accuracy {counts['right'] / counts['done']:.3f} " if questions.has_answers else ""
-            bar.set_postfix_str(f"{accuracy}failed {counts['failed']}", refresh=False)
+            bar.set_postfix_str(
+                f"{accuracy}failed {counts['failed']} in flight {admission.num_episodes}", refresh=False
+            )
             bar.update()
 
         return await play_all(questions.samples, table, admission=admission, done=done)

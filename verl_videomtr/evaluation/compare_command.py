@@ -23,6 +23,7 @@ from verl_videomtr.serving.texts import one_line
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
+    parser.epilog = "example: videomtr compare runs/single_turn runs/three_turns --json difference.json"
     what = "a folder of `videomtr eval`, a dump folder of a training run (its last validation), or a .jsonl file"
     parser.add_argument("first", type=Path, metavar="A", help=what)
     parser.add_argument("second", type=Path, metavar="B", help="the same; differences are B - A")
@@ -54,6 +55,8 @@ def _lines(found: Mapping[str, Sequence[Difference]], first: Played, second: Pla
     for played, name in ((first, "A"), (second, "B")):
         if failed := sum(result.failure is not None for result in played.results):
             lines.append(f"{name} has {failed} failed episodes; they count as wrong")
+        if drifted := (played.run.get("drift") or {}).get("episodes_drifted"):
+            lines.append(f"{name} drifted in {drifted} episodes; it is NOT COMPARABLE (docs/evaluate.md)")
     for source, differences in found.items():
         lines += ["", f"## {one_line(counting(source).title)}", ""]
         shown = differences if len(differences) <= 1 + MAX_GROUP_ROWS else differences[:1]

@@ -10,10 +10,11 @@ from contextlib import AsyncExitStack
 from verl_videomtr.serving.client import Client
 from verl_videomtr.serving.endpoints import Endpoint, inspect_server, keeps_thoughts
 from verl_videomtr.serving.pictures import FORMATS
-from verl_videomtr.serving.server import AskError, Server
+from verl_videomtr.serving.server import KEY_VARIABLE, AskError, Server
 
 DEFAULT_URL = "http://127.0.0.1:8000/v1"
 """Where `vllm serve` listens."""
+KEY_NOTE = f"The key, where a server needs one, is read from {KEY_VARIABLE}."
 
 
 def add_server_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,9 +32,21 @@ def add_server_arguments(parser: argparse.ArgumentParser) -> None:
         default="webp",
         help="how frames are sent: webp and png are exact, jpeg is the frame cache's form (default: webp)",
     )
-    parser.add_argument("--timeout", type=float, default=600.0, help="longest wait for one answer, s (default: 600)")
-    parser.add_argument("--max-attempts", type=int, default=6, help="tries per request (default: 6)")
-    parser.add_argument("--backoff", type=float, default=1.0, help="wait after the first failure, s (default: 1)")
+    parser.add_argument(
+        "--timeout",
+        type=float,
+        default=600.0,
+        metavar="SECONDS",
+        help="longest wait for one whole answer (default: 600)",
+    )
+    parser.add_argument("--max-attempts", type=int, default=6, metavar="N", help="tries per request (default: 6)")
+    parser.add_argument(
+        "--backoff",
+        type=float,
+        default=1.0,
+        metavar="SECONDS",
+        help="wait after a request's first failure; doubles with each further one (default: 1)",
+    )
     parser.add_argument(
         "--allow-stripped-thoughts",
         action="store_true",
