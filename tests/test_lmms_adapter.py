@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """What the adapter for lmms-eval hands over and back, without lmms-eval, whose two names have stand-ins here.
 
 test_lmms_eval.py runs it inside the real one.

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Where encoded pictures lie: what comes back, how much disk is held and for how long, and disks that fail."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Bytes kept on the disk for as long as somebody holds their handle: what is sent again and again, not in memory.
 
 An episode sends its pictures with every turn, so each one in flight would hold megabytes. Here they lie in files that

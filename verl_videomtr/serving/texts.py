@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Texts that models, servers and files send, made safe to show in a terminal."""
 
 from __future__ import annotations
