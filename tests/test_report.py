@@ -8,11 +8,10 @@ import io
 import json
 import re
 
-import av
 import numpy as np
 import pytest
 from PIL import Image
-from report_pages import LOST, read_block, record, write_lines
+from report_pages import LOST, read_block, record, write_grey_video, write_lines
 
 from benchmarks.report_lines import write_run
 from verl_videomtr.cli import main
@@ -191,18 +190,7 @@ def test_an_endless_response_is_shortened_in_its_middle(tmp_path):
 
 @pytest.fixture(scope="module")
 def grey_video(tmp_path_factory):
-    """64 frames, each of one grey: 4 times its number."""
-    path = tmp_path_factory.mktemp("videos") / "grey.mp4"
-    with av.open(str(path), "w") as output:
-        stream = output.add_stream("libx264", rate=8, options={"crf": "10"})
-        stream.width, stream.height, stream.pix_fmt = 320, 180, "yuv420p"
-        for number in range(64):
-            picture = np.full((180, 320, 3), 4 * number, dtype=np.uint8)
-            for packet in stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")):
-                output.mux(packet)
-        for packet in stream.encode():
-            output.mux(packet)
-    return path
+    return write_grey_video(tmp_path_factory.mktemp("videos") / "grey.mp4")
 
 
 def test_a_thumbnail_is_the_frame_that_was_shown(grey_video):

@@ -98,6 +98,8 @@ class Settings:
     bootstrap: BootstrapConfig = dataclasses.field(default_factory=BootstrapConfig)
     """Exploration bootstrapping; its max_turns is episode.max_turns."""
     dump: DumpConfig = dataclasses.field(default_factory=DumpConfig)
+    log_val_episodes: int = 0
+    """Episodes of each validation that go to verl's loggers as a table with pictures; 0: none."""
     prompts: str = "default"
     """A shipped prompt set's name, or the path of a YAML file."""
     max_response_tokens: int = 512
@@ -118,6 +120,8 @@ class Settings:
     def __post_init__(self) -> None:
         if self.max_response_tokens < 1:
             raise ValueError(f"videomtr.max_response_tokens={self.max_response_tokens}; expected at least 1")
+        if self.log_val_episodes < 0:
+            raise ValueError(f"videomtr.log_val_episodes={self.log_val_episodes}; expected 0 or more")
         for name in ("poll_seconds", "reward_timeout_seconds"):
             if not 0.0 < getattr(self, name) < math.inf:
                 raise ValueError(f"videomtr.{name}={getattr(self, name)}; expected a positive number")

@@ -17,7 +17,7 @@ from verl_videomtr.report.episodes import Facts, card, detail, plain, video_key
 from verl_videomtr.report.page import CHUNK_EPISODES, Block, block, chunk_blocks
 from verl_videomtr.report.sampling import choose
 from verl_videomtr.report.sources import Run, find_runs
-from verl_videomtr.report.thumbnails import Film, VideoKey, Wanted, make_thumbnails
+from verl_videomtr.report.thumbnails import Film, VideoKey, Wanted, make_thumbnails, wanted_of
 from verl_videomtr.trajectory_files import read_lines
 
 MAX_EPISODES = 2_000
@@ -146,22 +146,9 @@ def _read_chosen(
             cards.append(item)
             details.append(detail(line.record, facts=fact))
             if key[0] and key[1]:
-                want = wanted.setdefault(key, _wanted(runs[run], line.record, video_root))
+                want = wanted.setdefault(key, wanted_of(line.record, runs[run].settings, video_root=video_root))
                 want.indices += [i for frames in item["frames"] for i in frames if i not in want.indices]
     return cards, details, wanted
-
-
-def _wanted(run: Run, record: Mapping[str, Any], video_root: Path | None) -> Wanted:
-    settings = run.settings.get("videomtr") or {}
-    root = video_root or (settings.get("video") or {}).get("root")
-    path = Path(root or "") / str(record["video"])
-    times = record["episode"].get("times_seconds")
-    return Wanted(
-        path=path,
-        settings=settings,
-        times_seconds=times and [float(time) for time in times],
-        duration_seconds=record["episode"].get("duration_seconds"),
-    )
 
 
 def _fitting(cards: Sequence[Mapping[str, Any]], details: Sequence[Mapping[str, Any]]) -> int:

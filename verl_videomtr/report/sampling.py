@@ -25,7 +25,7 @@ def choose(facts: Sequence[Facts], number: int, *, first: Collection[str] = ()) 
     queues = [
         sorted(
             group_by(part, lambda fact: (fact.sample_id, fact.prompt)).values(),
-            key=lambda group: (group[0].sample_id not in first, _hash(group[0].sample_id), group[0].prompt),
+            key=lambda group: (group[0].sample_id not in first, hash_sample(group[0].sample_id), group[0].prompt),
         )
         for part in group_by(facts, lambda fact: (fact.run, fact.phase, fact.step)).values()
     ]
@@ -46,5 +46,6 @@ def choose(facts: Sequence[Facts], number: int, *, first: Collection[str] = ()) 
     return [fact for fact in facts if id(fact) in chosen]
 
 
-def _hash(sample_id: str) -> str:
+def hash_sample(sample_id: str) -> str:
+    """Give a sample its place in an order that is the same in every run, step and process."""
     return hashlib.blake2b(sample_id.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()

@@ -21,6 +21,7 @@ import numpy as np
 from PIL import Image
 
 from verl_videomtr.video.cache import PoolCache
+from verl_videomtr.video.decode_workers import DecodeWorkers
 from verl_videomtr.video.errors import VideoError
 from verl_videomtr.video.pool import FramePool, PoolConfig, open_pool
 
@@ -62,6 +63,24 @@ class Film:
     problem: str = ""
 
 
+def wanted_of(record: Mapping[str, Any], run: Mapping[str, Any], *, video_root: Path | None = None) -> Wanted:
+    """Say where a played record's video should be; its frames are yet to be named.
+
+    Args:
+        run: what the run's run.json says, {} where there is none.
+        video_root: where relative paths are looked for; None takes the run's own root.
+    """
+    settings = run.get("videomtr") or {}
+    root = video_root or (settings.get("video") or {}).get("root")
+    times = record["episode"].get("times_seconds")
+    return Wanted(
+        path=Path(root or "") / str(record["video"]),
+        settings=settings,
+        times_seconds=times and [float(time) for time in times],
+        duration_seconds=record["episode"].get("duration_seconds"),
+    )
+
+
 def make_thumbnails(
     wanted: Mapping[VideoKey, Wanted], *, budget_bytes: int, progress: Callable[[Iterable[Any], int], Iterable[Any]]
 ) -> tuple[dict[VideoKey, Film], int]:
@@ -77,7 +96,7 @@ def make_thumbnails(
     used = left_out = 0
     level, share = LEVELS[0], 1.0
     with ThreadPoolExecutor(THREADS) as threads:
-        read = threads.map(lambda key: _read(key, wanted[key]), keys)
+        read = threads.map(lambda key: read_film(wanted[key], num_frames=key[1]), keys)
         pending: list[tuple[VideoKey, Film, dict[int, np.ndarray]]] = []
         probed = 0
         for key, (film, pixels) in zip(keys, progress(read, len(keys)), strict=True):
@@ -124,11 +143,20 @@ def _fit(images: Sequence[np.ndarray], total: int, budget_bytes: int) -> tuple[t
     return level, share
 
 
-def _read(key: VideoKey, wanted: Wanted) -> tuple[Film, dict[int, np.ndarray]]:
-    """Read a pool's wanted frames at a size not far above a thumbnail's."""
+def read_film(
+    wanted: Wanted, *, num_frames: int, workers: DecodeWorkers | None = None
+) -> tuple[Film, dict[int, np.ndarray]]:
+    """Read a pool's wanted frames at a size not far above a thumbnail's; the film itself holds no pictures yet.
+
+    Args:
+        num_frames: of the pool.
+        workers: the processes that decode; None shares those of this process.
+    Returns:
+        The film, which says why there are no frames where there are none; pool index -> (H, W, 3) uint8.
+    """
     film = Film(times_seconds=wanted.times_seconds, duration_seconds=wanted.duration_seconds)
     try:
-        pool = _open(wanted, key[1])
+        pool = _open(wanted, num_frames, workers)
         indices = [index for index in wanted.indices if index < pool.num_frames]
         frames = pool.read(indices)
     except (VideoError, OSError, ValueError) as error:
@@ -140,8 +168,8 @@ def _read(key: VideoKey, wanted: Wanted) -> tuple[Film, dict[int, np.ndarray]]:
     return film, dict(zip(indices, frames, strict=True))
 
 
-def _open(wanted: Wanted, num_frames: int) -> FramePool:
-    cached = _open_cached(wanted, num_frames)
+def _open(wanted: Wanted, num_frames: int, workers: DecodeWorkers | None = None) -> FramePool:
+    cached = _open_cached(wanted, num_frames, workers)
     if cached is not None and cached.read_cached(wanted.indices) is not None:
         return cached
     pool = (wanted.settings.get("video") or {}).get("pool") or {}
@@ -154,10 +182,10 @@ def _open(wanted: Wanted, num_frames: int) -> FramePool:
         min_tokens=LEVELS[0][0] ** 2 // 16,
         max_tokens=LEVELS[0][0] ** 2 // 4,
     )
-    return open_pool(wanted.path, small)
+    return open_pool(wanted.path, small, workers=workers)
 
 
-def _open_cached(wanted: Wanted, num_frames: int) -> FramePool | None:
+def _open_cached(wanted: Wanted, num_frames: int, workers: DecodeWorkers | None) -> FramePool | None:
     """Open the pool as the run cached it; None where the run's settings name no such entry."""
     video = wanted.settings.get("video") or {}
     directory = (video.get("cache") or {}).get("dir")
@@ -174,4 +202,4 @@ def _open_cached(wanted: Wanted, num_frames: int) -> FramePool | None:
     cache = PoolCache(directory, form=video["cache"].get("form", "raw"))
     if cache.find(cache.key(wanted.path, config)) is None:
         return None
-    return open_pool(wanted.path, config, cache)
+    return open_pool(wanted.path, config, cache, workers=workers)

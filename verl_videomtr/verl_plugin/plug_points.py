@@ -468,6 +468,36 @@ PLUG_POINTS: tuple[PlugPoint, ...] = (
             "open(self.filepath, 'wb', buffering=0)",
         ),
     ),
+    # What writes a validation's episodes into verl's loggers.
+    PlugPoint(
+        file="verl/utils/tracking.py",
+        name="Tracking.__init__",
+        used_by="episode_table",
+        holds=(
+            "self.logger['wandb'] = wandb",
+            "self.logger['vemlp_wandb'] = vemlp_wandb",
+            "self.logger['tensorboard'] = _TensorboardAdapter(project_name, experiment_name)",
+        ),
+    ),
+    PlugPoint(
+        file="verl/utils/tracking.py",
+        name="_TensorboardAdapter.__init__",
+        used_by="episode_table",
+        holds=("self.writer = SummaryWriter(tensorboard_dir)",),
+    ),
+    PlugPoint(
+        file="verl/utils/tracking.py",
+        name="ValidationGenerationsLogger.log",
+        used_by="episode_table",
+        parameters=("self", "loggers", "samples", "step"),
+        holds=tuple(f"if '{name}' in loggers:" for name in ("swanlab", "mlflow", "trackio", "clearml")),
+    ),
+    PlugPoint(
+        file=_BASE,
+        name="PPOTrainer.fit",
+        used_by="episode_table",
+        holds=("self.logger = Tracking(", "self.validation_generations_logger = ValidationGenerationsLogger("),
+    ),
     # What is asked of verl before a run.
     PlugPoint(file=_BASE, name="get_trainer_cls", used_by="doctor/agreement", parameters=("name",)),
     PlugPoint(file="verl/trainer/ppo/utils.py", name="need_critic", used_by="doctor/agreement", parameters=("config",)),

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 from verl.trainer.ppo.v1 import (
     PPOTrainerColocateAsync,
     PPOTrainerSeparateAsync,
@@ -35,6 +35,7 @@ from verl_videomtr.verl_plugin.batch_rows import (
 )
 from verl_videomtr.verl_plugin.checks import BONUS_ESTIMATOR, check_config
 from verl_videomtr.verl_plugin.counted_run import CountedRun
+from verl_videomtr.verl_plugin.episode_table import EpisodeTable
 from verl_videomtr.verl_plugin.estimators import batch_context, make_batch_context
 from verl_videomtr.verl_plugin.frame_counters import FrameCounters
 from verl_videomtr.verl_plugin.kept_checkpoints import KeptCheckpoints
@@ -63,6 +64,11 @@ class VideoMTRMixin(CountedRun, KeptCheckpoints):
         self.schedule = Schedule(self.videomtr.bootstrap)
         self.frame_counters = FrameCounters()
         self.recorder = Recorder(self.videomtr.dump, describe=lambda: describe_run(config))
+        self.episode_table = EpisodeTable(
+            self.videomtr.log_val_episodes,
+            run={"videomtr": OmegaConf.to_container(config.videomtr, resolve=True)},
+            workers=self.videomtr.video.workers,
+        )
         self.agreement = AgreementCheck(self.videomtr.max_rollout_difference)
         super().__init__(config)
 
@@ -156,8 +162,15 @@ class VideoMTRMixin(CountedRun, KeptCheckpoints):
     def _val_metrics_update(
         self, data_sources: Any, sample_uids: Any, reward_extra_infos_dict: Any, *args: Any, **kwargs: Any
     ) -> dict[str, float]:
-        self.recorder.record_validation(reward_extra_infos_dict.get(TRAJECTORY_KEY, ()), step=self.global_steps)
-        return super()._val_metrics_update(data_sources, sample_uids, reward_extra_infos_dict, *args, **kwargs)
+        records = reward_extra_infos_dict.get(TRAJECTORY_KEY, ())
+        self.recorder.record_validation(records, step=self.global_steps)
+        metrics = super()._val_metrics_update(data_sources, sample_uids, reward_extra_infos_dict, *args, **kwargs)
+        return metrics | self.episode_table.log(
+            records,
+            tracking=self.logger,
+            generations=self.validation_generations_logger,
+            step=self.global_steps,
+        )
 
     def step(self, metrics: dict[str, Any], timing_raw: dict[str, Any]) -> Any:
         batch = super().step(metrics, timing_raw)
