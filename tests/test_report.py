@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from report_pages import LOST, read_block, record, write_grey_video, write_lines
 
 from benchmarks.report_lines import write_run
 from verl_videomtr.cli import main
-from verl_videomtr.report import command, page, statistics
+from verl_videomtr.report import build, command, page, statistics
 from verl_videomtr.report.curves import read_metrics, thin
 from verl_videomtr.report.episodes import read_facts, shorten
 from verl_videomtr.report.sampling import choose
@@ -53,7 +54,7 @@ def test_a_run_is_found_with_its_validation_and_its_metrics(tmp_path):
     [run] = find_runs([tmp_path])
     assert run.name == "run_7"
     assert [file.phase for file in run.files] == ["training", "validation"]
-    assert run.metrics_file == tmp_path / "run_7" / "metrics.jsonl"
+    assert run.metrics_files == [tmp_path / "run_7" / "metrics.jsonl"]
     assert run.left_out == 1
 
 
@@ -356,6 +357,86 @@ def test_following_makes_the_page_again_when_a_run_goes_on(tmp_path, monkeypatch
     assert [count for count, _, _ in shown] == [1, 2, 2]
     assert shown[0][1] == command.FOLLOW_SECONDS
     assert shown[1][2] == shown[2][2]  # nothing changed, so nothing was written
+
+
+def follow(tmp_path, monkeypatch, *changes):
+    """Follow a run; before each next look one of `changes` is made. Return how many episodes each look showed."""
+    run, out, left = tmp_path / "run", tmp_path / "page.html", list(changes)
+    shown = []
+
+    def wait(seconds):
+        shown.append(len(read_block(out.read_text(encoding="utf-8"), "index")["cards"]["id"]) if out.exists() else None)
+        if not left:
+            raise KeyboardInterrupt
+        left.pop(0)(run)
+
+    monkeypatch.setattr(command.time, "sleep", wait)
+    assert main(["report", str(run), "--out", str(out), "--follow"]) == 0
+    return shown
+
+
+def test_following_begins_before_the_first_line_and_outlives_a_folder_that_is_replaced(tmp_path, monkeypatch, capsys):
+    def start(run):
+        write_lines(run / "step_000001.jsonl", record(), record(sample_id="s-2"))
+
+    def take_away(run):
+        shutil.rmtree(run)
+
+    def start_again(run):
+        write_lines(run / "step_000001.jsonl", record(correct=False))
+
+    (tmp_path / "run").mkdir()
+    nothing = [lambda run: None]
+    assert follow(tmp_path, monkeypatch, start, take_away, *nothing, start_again) == [None, 2, 2, 2, 1]
+    errors = capsys.readouterr().err
+    assert errors.count("holds no trajectory lines") == 1
+    assert errors.count("does not exist") == 1  # said once, however often it is looked for
+
+
+def test_following_a_path_that_never_was_is_an_error(tmp_path, capsys):
+    assert main(["report", str(tmp_path / "tpyo"), "--out", str(tmp_path / "page.html"), "--follow"]) == 2
+    assert "does not exist" in capsys.readouterr().err
+
+
+def test_a_line_that_changes_between_the_two_readings_is_left_to_the_next_page(tmp_path, monkeypatch):
+    path = write_lines(tmp_path / "run" / "step_000001.jsonl", record(), record(sample_id="s-2"))
+    choose_of_now = build.choose
+
+    def replace_and_choose(*args, **kwargs):
+        write_lines(path, record(), LOST)
+        return choose_of_now(*args, **kwargs)
+
+    monkeypatch.setattr(build, "choose", replace_and_choose)
+    index = read_block(make_page(tmp_path, tmp_path / "run"), "index")
+    assert index["cards"]["sample"] == ["s-1"]
+
+
+def test_a_file_that_cannot_be_read_is_named_and_the_others_are_shown(tmp_path):
+    write_lines(tmp_path / "run" / "step_000001.jsonl", record())
+    (tmp_path / "run" / "step_000002.jsonl").symlink_to("/proc/self/mem")  # a file whose reading fails
+    index = read_block(make_page(tmp_path, tmp_path / "run"), "index")
+    assert len(index["cards"]["id"]) == 1
+    assert "step_000002.jsonl could not be read: Input/output error" in index["notes"][0]
+
+
+def test_curves_of_a_resumed_run_go_on_from_those_that_were_set_aside(tmp_path):
+    def metrics(name, *points):
+        write_lines(
+            tmp_path / f"{name}.jsonl",
+            *({"step": s, "data": {"critic/vf_loss": v, "timing_s/step": v}} for s, v in points),
+        )
+
+    write_lines(tmp_path / "trajectories" / "step_000001.jsonl", record())
+    metrics("metrics.until_step_2", (1, 0.1), (2, 0.2), (3, 0.3), (4, 0.4))
+    metrics("metrics.until_step_2_2", (3, 9.0))
+    metrics("metrics.until_step_10", (3, 3.0), (10, 10.0), (11, 11.0))
+    metrics("metrics", (11, 0.11))
+    expected = [[1, 0.1], [2, 0.2], [3, 3], [10, 10], [11, 0.11]]
+    for path in (tmp_path, tmp_path / "trajectories", tmp_path / "metrics.jsonl"):
+        [run] = find_runs([path])
+        assert [file.stem for file in run.metrics_files][-1] == "metrics"
+        charts = {chart["title"]: chart for chart in read_block(make_page(tmp_path, path), "index")["charts"]}
+        assert charts["Value loss"]["lines"][0]["points"] == expected
 
 
 def test_an_episode_keeps_its_name_when_the_run_goes_on(tmp_path):

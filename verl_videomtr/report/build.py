@@ -13,7 +13,7 @@ from typing import Any
 
 from verl_videomtr.report import curves, statistics
 from verl_videomtr.report.collect import Collection, collect
-from verl_videomtr.report.episodes import Facts, card, detail, plain, video_key
+from verl_videomtr.report.episodes import Facts, card, detail, plain, read_facts, video_key
 from verl_videomtr.report.page import CHUNK_EPISODES, Block, block, chunk_blocks
 from verl_videomtr.report.sampling import choose
 from verl_videomtr.report.sources import Run, find_runs
@@ -138,7 +138,7 @@ def _read_chosen(
         file = runs[run].files[place]
         for line in read_lines(file.path):
             fact = by_line.get(line.number)
-            if fact is None or line.record is None:
+            if fact is None or line.record is None or not _is_still(line.record, fact):
                 continue
             # The name stays the same when the page is made again from a run that has gone on.
             item = card(line.record, facts=fact, name=f"{run}.{file.phase[0]}.{file.path.stem}.{line.number}")
@@ -149,6 +149,15 @@ def _read_chosen(
                 want = wanted.setdefault(key, wanted_of(line.record, runs[run].settings, video_root=video_root))
                 want.indices += [i for frames in item["frames"] for i in frames if i not in want.indices]
     return cards, details, wanted
+
+
+def _is_still(record: Mapping[str, Any], fact: Facts) -> bool:
+    """Tell whether a line says what it said when it was read first: a run that goes on may have written it anew."""
+    try:
+        now = read_facts(record, run=fact.run, phase=fact.phase, file=fact.file, line=fact.line)
+    except ValueError:
+        return False
+    return repr(now) == repr(fact)  # NaN equals nothing
 
 
 def _fitting(cards: Sequence[Mapping[str, Any]], details: Sequence[Mapping[str, Any]]) -> int:
@@ -168,7 +177,7 @@ def _run_page(found: Collection, number: int) -> dict[str, Any]:
     return {
         "name": run.name[:200],
         "path": str(run.path)[:500],
-        "metrics": None if run.metrics_file is None else str(run.metrics_file)[:500],
+        "metrics": str(run.metrics_files[-1])[:500] if run.metrics_files else None,
         "episodes": len(facts),
         "lost": sum(fact.right is None for fact in facts),
         "unread": found.unread[number],

@@ -11,7 +11,7 @@ from typing import Any
 
 from verl_videomtr.report import curves
 from verl_videomtr.report.episodes import Facts, card, detail, read_facts
-from verl_videomtr.report.sources import LineFile, Run
+from verl_videomtr.report.sources import LineFile, Run, until_step
 from verl_videomtr.report.statistics import HeatMap
 from verl_videomtr.trajectory import Trajectory, summarize
 from verl_videomtr.trajectory_files import read_lines
@@ -41,12 +41,13 @@ def collect(runs: Sequence[Run], progress: Callable[[Iterable[Any], int], Iterab
             for name, value in metrics.items():
                 from_lines[number][_series_name(name, file.phase)].append((step, value))
     for run, series in zip(runs, from_lines, strict=True):
-        from_file: curves.Series = {}
-        if run.metrics_file is not None:
-            from_file, unread = curves.read_metrics(run.metrics_file)
+        parts = [series]
+        for path in run.metrics_files:
+            from_file, unread = curves.read_metrics(path, last_step=until_step(path))
+            parts.append(from_file)
             if unread:
-                run.notes.append(f"{unread} lines of {run.metrics_file} could not be read")
-        found.series.append(curves.merge(from_file, {name: sorted(points) for name, points in series.items()}))
+                run.notes.append(f"{unread} lines of {path} could not be read")
+        found.series.append(curves.merge(parts))
     return found
 
 

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 import time
 from collections.abc import Iterable
@@ -46,20 +47,28 @@ def run(args: argparse.Namespace) -> int:
     if not args.follow:
         _make(args)
         return 0
-    try:
+    with contextlib.suppress(KeyboardInterrupt):
         _follow(args)
-    except KeyboardInterrupt:
-        return 0
     return 0
 
 
 def _follow(args: argparse.Namespace) -> None:
+    """Make the page whenever lines change; what is missing for a while, as when a run starts anew, is waited for."""
+    if missing := [str(path) for path in args.paths if not path.exists()]:
+        raise FileNotFoundError(f"{', '.join(missing)} does not exist; expected a run's folder; start the run first")
     before: object = None
+    said = ""
     while True:
-        now = _stamp(args.paths)
-        if now != before:
-            _make(args)
-            before = now
+        try:
+            now = _stamp(args.paths)
+            if now != before:
+                _make(args)
+                before = now
+            said = ""
+        except (OSError, ValueError) as error:
+            if (problem := str(error)) != said:
+                print(f"{problem}\nnext look in {FOLLOW_SECONDS} s; Ctrl-C ends", file=sys.stderr, flush=True)
+            said = problem
         time.sleep(FOLLOW_SECONDS)
 
 
@@ -84,7 +93,7 @@ def _stamp(paths: Iterable[Path]) -> list[tuple[str, int, int]]:
     """What changes when a run writes: every file's size and time."""
     stamp = []
     for found in find_runs(list(paths)):
-        for path in [file.path for file in found.files] + ([found.metrics_file] if found.metrics_file else []):
+        for path in [*(file.path for file in found.files), *found.metrics_files]:
             status = path.stat()
             stamp.append((str(path), status.st_size, status.st_mtime_ns))
     return stamp

@@ -140,10 +140,13 @@ CHARTS = (
 )  # fmt: skip
 
 
-def read_metrics(path: Path) -> tuple[Series, int]:
+def read_metrics(path: Path, *, last_step: int | None = None) -> tuple[Series, int]:
     """Read the file of verl's `file` logger; return its series and how many lines could not be read.
 
     A step that was trained again after a resumption counts with its last line.
+
+    Args:
+        last_step: later ones are left out: the run was resumed from this one, and trained them again.
     """
     values: dict[str, dict[int, float]] = defaultdict(dict)
     unread = 0
@@ -157,15 +160,19 @@ def read_metrics(path: Path) -> tuple[Series, int]:
             except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
                 unread += 1
                 continue
-            for name, value in data:
+            for name, value in () if last_step is not None and step > last_step else data:
                 if isinstance(value, (int, float)):
                     values[name][step] = float(value)
     return {name: sorted(by_step.items()) for name, by_step in values.items()}, unread
 
 
-def merge(from_file: Series, from_lines: Series) -> Series:
-    """Take each metric from the metrics file where it stands there, and else from the trajectories."""
-    return {**from_lines, **from_file}
+def merge(parts: Iterable[Series]) -> Series:
+    """Join series; where several have a metric's value at a step, the last one's counts."""
+    values: dict[str, dict[int, float]] = defaultdict(dict)
+    for part in parts:
+        for name, points in part.items():
+            values[name].update(points)
+    return {name: sorted(by_step.items()) for name, by_step in values.items()}
 
 
 def make_charts(runs: Iterable[Series]) -> list[dict[str, Any]]:

@@ -8,9 +8,12 @@ said so.
 
 from __future__ import annotations
 
+import glob
 import json
+import math
 import re
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,9 +21,14 @@ from typing import Any
 from verl_videomtr.trajectory_files import VAL_FOLDER, TrajectoryFileError, read_run
 
 VALIDATION_FOLDERS = (VAL_FOLDER, "validation")
-METRICS_FILE = "metrics.jsonl"
+METRICS = "metrics"
+"""Name, without its ending, of a metrics file that belongs to the folder of lines below it."""
 MAX_DEPTH = 4
 """Folders below a given one that are searched."""
+
+
+_ASIDE = re.compile(r"(.+)\.until_step_(\d+)(?:_(\d+))?")
+"""Stem of what `checkpoints.set_aside` leaves of a metrics file."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +47,8 @@ class Run:
     name: str
     path: Path
     files: list[LineFile] = field(default_factory=list)
-    metrics_file: Path | None = None
+    metrics_files: list[Path] = field(default_factory=list)
+    """The file of verl's `file` logger, behind what resumptions of the run have set aside of it."""
     settings: dict[str, Any] = field(default_factory=dict)
     """`run.json`, or {} where there is none."""
     left_out: int = 0
@@ -72,7 +81,11 @@ def find_runs(paths: Sequence[str | Path]) -> list[Run]:
 
 
 def kind_of_lines(path: Path) -> str:
-    """Tell "trajectories", "metrics" or "other" by the first line of a file that can be read."""
+    """Tell "trajectories", "metrics" or "other" by the first line of a file that is JSON.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
     with path.open("rb") as file:
         for raw in file:
             try:
@@ -86,36 +99,66 @@ def kind_of_lines(path: Path) -> str:
     return "other"
 
 
+def until_step(metrics_file: Path) -> int | None:
+    """Tell the last step that counts in metrics which a resumed run has set aside; None for a run's own file."""
+    match = _ASIDE.fullmatch(metrics_file.stem)
+    return int(match[2]) if match else None
+
+
 def _runs_in_folder(folder: Path) -> list[Run]:
     runs: dict[Path, Run] = {}
-    others: dict[Path, int] = {}
-    metrics: dict[Path, Path] = {}
+    metrics: dict[Path, list[Path]] = defaultdict(list)
+    others: list[tuple[Path, str]] = []
     for path in sorted(_line_files(folder)):
-        kind = kind_of_lines(path)
         home = path.parent
         validation = home.name in VALIDATION_FOLDERS and home != folder
         if validation:
             home = home.parent
+        try:
+            kind = kind_of_lines(path)
+        except OSError as error:
+            others.append((home, f"{path} could not be read: {error.strerror or error}"))
+            continue
         if kind == "metrics":
-            metrics[home] = path
+            metrics[home].append(path)
         elif kind == "trajectories":
             run = runs.setdefault(home, _new_run(home))
             run.files.append(LineFile(path=path, phase="validation" if validation else _phase(path)))
         else:
-            others[home] = others.get(home, 0) + 1
+            others.append((home, ""))
     for home, run in runs.items():
-        beside = home.parent / METRICS_FILE
-        run.metrics_file = metrics.get(home) or (beside if beside.is_file() else None)
-    used = {run.metrics_file for run in runs.values()}
-    for home, path in metrics.items():
-        if path not in used and home not in runs:
-            runs[home] = _new_run(home)
-            runs[home].metrics_file = path
-    for home, number in others.items():
+        families = _families(metrics.pop(home, []))
+        run.metrics_files = families.get(METRICS, []) or next(iter(families.values()), [])
+        run.left_out += sum(map(len, families.values())) - len(run.metrics_files)
+        if not run.metrics_files:
+            run.metrics_files = _families(home.parent.glob(f"{METRICS}*.jsonl")).get(METRICS, [])
+    used = {path for run in runs.values() for path in run.metrics_files}
+    for home, paths in metrics.items():
+        families = _families(path for path in paths if path not in used)
+        for name, family in families.items():
+            run = runs[home / name] = _new_run(home)
+            run.metrics_files = family
+            if len(families) > 1:
+                run.name, run.path = name, family[-1]
+    for home, problem in others:
         owner = runs.get(home) or next(iter(runs.values()), None)
-        if owner is not None:
-            owner.left_out += number
+        if owner is None:
+            continue
+        if problem:
+            owner.notes.append(problem)
+        else:
+            owner.left_out += 1
     return list(runs.values())
+
+
+def _families(paths: Iterable[Path]) -> dict[str, list[Path]]:
+    """Collect each metrics file behind those that were set aside when its run was resumed, oldest first."""
+    families: dict[str, list[tuple[float, int, Path]]] = defaultdict(list)
+    for path in paths:
+        match = _ASIDE.fullmatch(path.stem)
+        place = (math.inf, 0) if match is None else (float(match[2]), int(match[3] or 1))
+        families[match[1] if match else path.stem].append((*place, path))
+    return {name: [path for _, _, path in sorted(family)] for name, family in sorted(families.items())}
 
 
 def _run_of_file(path: Path) -> list[Run]:
@@ -125,7 +168,8 @@ def _run_of_file(path: Path) -> list[Run]:
     settings, notes = _read_settings(path.parent)
     run = Run(name=path.stem, path=path, settings=settings, notes=notes)
     if kind == "metrics":
-        run.metrics_file = path
+        before = path.parent.glob(f"{glob.escape(path.stem)}.until_step_*.jsonl")
+        [run.metrics_files] = _families([path, *before]).values()
     else:
         run.files.append(LineFile(path=path, phase=_phase(path)))
     return [run]
