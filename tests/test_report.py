@@ -12,7 +12,7 @@ import shutil
 import numpy as np
 import pytest
 from PIL import Image
-from report_pages import LOST, read_block, record, write_grey_video, write_lines
+from report_pages import LOST, RECORD, read_block, record, write_grey_video, write_lines
 
 from benchmarks.report_lines import write_run
 from verl_videomtr.cli import main
@@ -92,7 +92,7 @@ def test_a_half_written_line_is_counted_and_the_others_are_shown(tmp_path):
     index = read_block(make_page(tmp_path, tmp_path / "run"), "index")
     assert len(index["cards"]["id"]) == 2
     assert index["runs"][0]["unread"] == 1
-    assert "1 line of" in index["notes"][0]
+    assert index["notes"][0].startswith("1 line could not be read; the first: ")
     assert "cut off" in index["notes"][0]
 
 
@@ -109,6 +109,49 @@ def test_a_line_that_is_no_record_is_counted_and_stops_nothing(tmp_path, line):
     write_lines(tmp_path / "run" / "step_000001.jsonl", record(), end=line + "\n")
     index = read_block(make_page(tmp_path, tmp_path / "run"), "index")
     assert (len(index["cards"]["id"]), index["runs"][0]["unread"]) == (1, 1)
+
+
+ODD = (
+    *({"episode": {name: value}} for name in RECORD["episode"] for value in (5, "abc", {}, [{}], [[None]], 10**400)),
+    *({name: value} for name in RECORD if name != "episode" for value in (5, "abc", {}, [{}], [[None]], 10**400)),
+    {"turn_rewards": [float("nan"), float("inf")]}, {"segments": [[float("nan"), float("inf")]]}, {"step": -5},
+    {"segments": [[-4, -2], [9, 3]]}, {"episode": {"times_seconds": [float("nan")] * 8}}, {"turn_rewards": [1e308] * 2},
+    {"episode": {"times_seconds": [-5.0] * 8, "duration_seconds": -8.0}}, {"episode": {"duration_seconds": 1e308}},
+    {"episode": {"frames": [[0, 800, -3], [10**30]], "truth": [5000, -4]}}, {"episode": {"pool_size": 10**18}},
+    {"video": "/dev/zero"}, {"video": "../../etc/passwd"}, {"video": "a\x00b"}, {"video": "a" * 5000}, {"video": "/"},
+)  # fmt: skip
+
+
+def test_no_record_however_odd_stops_the_page(tmp_path):
+    for number, changes in enumerate(ODD):
+        made = record(**{"video": f"{number}.mp4", "sample_id": f"s-{number}", **changes})
+        write_lines(tmp_path / "run" / f"step_{number:06d}.jsonl", record(), made)
+    text = make_page(tmp_path, tmp_path / "run")
+    index = read_block(text, "index")
+    shown, unread = len(index["cards"]["id"]), index["runs"][0]["unread"]
+    assert shown + unread == 2 * len(ODD)
+    assert shown > len(ODD)
+    assert unread > 100
+    assert sum("could not be read" in note for note in index["notes"]) == 1
+
+
+def test_a_record_of_any_size_takes_a_page_of_bounded_size(tmp_path):
+    many = 1_000
+    long = record(
+        {
+            "responses": ["x" * 20_000] * many, "actions": ["invalid"] * many, "ranges": [None] * many,
+            "retrieval_ious": [None] * many, "format_ok": [True] * many, "frames": [[5] * 10**5, *[[0]] * (many - 1)],
+            "messages": [["text"] * many] * many, "invalid_kinds": ["unclear"] * many, "truth": [*range(0, 10**5, 2)],
+        },
+        turn_rewards=[0.1] * many, groups={f"g{n}": list(range(100)) for n in range(100)}, question="q" * 10**6,
+        components={f"c{n}": 1.0 for n in range(many)}, seconds={f"c{n}": 1.0 for n in range(many)},
+        segments=[[1.0, 2.0]] * many, options=["o" * 10**4] * 100,
+    )  # fmt: skip
+    write_lines(tmp_path / "run" / "step_000001.jsonl", long)
+    text = make_page(tmp_path, tmp_path / "run")
+    assert len(text) < 8_000_000
+    [shown] = read_block(text, "episodes0")
+    assert (len(shown["turn_list"]), shown["turns_left_out"]) == (200, many - 200)
 
 
 def test_a_line_of_the_first_schema_is_shown_as_far_as_it_goes(tmp_path):
@@ -331,12 +374,35 @@ def test_a_folder_holds_every_block_beside_a_small_page(tmp_path):
     write_run(tmp_path / "run", episodes=96, videos=2, steps=2)
     out = tmp_path / "folder"
     assert main(["report", str(tmp_path / "run"), "--out", str(out), "--full"]) == 0
-    names = sorted(path.name for path in (out / "data").iterdir())
-    assert names == ["episodes0.js", "episodes1.js", "episodes2.js", "films0.js"]
+    [data] = (out / "data").iterdir()
+    assert sorted(path.name for path in data.iterdir()) == ["episodes0.js", "episodes1.js", "episodes2.js", "films0.js"]
     text = (out / "index.html").read_text(encoding="utf-8")
     assert len(read_block(text, "index")["cards"]["id"]) == 96
     assert "block-episodes0" not in text
-    assert (out / "data" / "films0.js").read_text(encoding="utf-8").startswith('videomtrBlock("films0",')
+    assert (data / "films0.js").read_text(encoding="utf-8").startswith('videomtrBlock("films0",')
+
+
+def test_a_folder_that_is_written_again_leaves_an_open_page_its_blocks(tmp_path):
+    run, out = tmp_path / "run", tmp_path / "folder"
+    before = []
+    for step in (1, 2, 3):
+        write_lines(run / f"step_{step:06d}.jsonl", record(step=step))
+        assert main(["report", str(run), "--out", str(out), "--full"]) == 0
+        [now] = re.findall(r'data-loads="(data/[0-9a-f]{16}/)"', (out / "index.html").read_text(encoding="utf-8"))
+        assert (out / now / "episodes0.js").is_file()
+        before.append(now)
+    assert [(out / folder).is_dir() for folder in before] == [False, True, True]
+
+
+@pytest.mark.parametrize(("out", "more"), [("page.html", []), ("folder", ["--full"])])
+def test_a_page_that_cannot_be_written_is_one_clear_line(tmp_path, out, more, capsys):
+    write_lines(tmp_path / "run" / "step_000001.jsonl", record())
+    (tmp_path / "file").write_text("no folder")
+    assert main(["report", str(tmp_path / "run"), "--out", str(tmp_path / "file" / out), *more]) == 2
+    error = capsys.readouterr().err
+    assert "the report could not be written (" in error
+    assert "give another --out" in error
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
 def test_following_makes_the_page_again_when_a_run_goes_on(tmp_path, monkeypatch):

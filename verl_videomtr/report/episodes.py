@@ -8,6 +8,7 @@ than expected makes the record unreadable, with a reason.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,14 @@ from typing import Any
 PLAYED = "played"
 TEXT_LIMIT = 12_000
 """Characters of one text on a page; the middle of a longer one is left out."""
+MAX_TURNS = 200
+"""Turns of an episode on a page; the later ones are left out, and the episode says so."""
+MAX_FRAMES = 2_000
+"""Frames of one turn on a page, likewise."""
+MAX_VALUES = 50
+"""Groups, components, options and the like of one episode, likewise."""
+BY_TURN = ("actions", "ranges", "retrieval_ious", "frames", "format_ok")
+"""What an episode's record has one of for each response."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,6 +61,11 @@ def read_facts(record: Mapping[str, Any], *, run: int, phase: str, file: int, li
     try:
         played = record.get("status", PLAYED) == PLAYED
         episode = record["episode"] if played else {}
+        for name in BY_TURN if played else ():
+            if len(episode[name]) != len(episode["responses"]):
+                raise ValueError(
+                    f"{len(episode[name])} {name}; expected one for each of {len(episode['responses'])} responses"
+                )
         return Facts(
             run=run,
             phase=phase,
@@ -69,15 +83,16 @@ def read_facts(record: Mapping[str, Any], *, run: int, phase: str, file: int, li
             frames=sum(map(len, episode["frames"])) if played else 0,
             iou=best_iou(episode) if played else None,
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise ValueError(f"no readable trajectory ({type(error).__name__}: {error})") from error
 
 
 def groups_of(record: Mapping[str, Any]) -> tuple[str, ...]:
     """List what a sample counts in; a group with several values gives one each."""
-    groups = record.get("groups") or {}
+    groups = dict(itertools.islice((record.get("groups") or {}).items(), MAX_VALUES))
     listed = {name: value if isinstance(value, list) else [value] for name, value in groups.items()}
-    return tuple(shorten(f"{name}: {value}", 100) for name, values in listed.items() for value in values)
+    named = (shorten(f"{name}: {value}", 100) for name, values in listed.items() for value in values)
+    return tuple(itertools.islice(named, MAX_VALUES))
 
 
 def best_iou(episode: Mapping[str, Any]) -> float | None:
@@ -120,11 +135,13 @@ def card(record: Mapping[str, Any], *, facts: Facts, name: str) -> dict[str, Any
         "turns": facts.turns,
         "iou": plain(facts.iou),
         "gate": None if gate is None else bool(gate),
-        "invalid": [str(kind) for kind in episode.get("invalid_kinds", ())],
+        "invalid": [shorten(str(kind), 60) for kind in episode.get("invalid_kinds", ())[:MAX_TURNS]],
         "truncated": episode.get("stop_reason") == "length_limit",
         "pool": int(episode.get("pool_size") or 0),
-        "frames": [[int(index) for index in frames] for frames in episode.get("frames", ())],
-        "ranges": [None if ends is None else [int(ends[0]), int(ends[1])] for ends in episode.get("ranges", ())],
+        "frames": [_indices(frames) for frames in episode.get("frames", ())[:MAX_TURNS]],
+        "ranges": [
+            None if ends is None else [int(ends[0]), int(ends[1])] for ends in episode.get("ranges", ())[:MAX_TURNS]
+        ],
         "evidence": _spans(episode.get("truth")),
         "segments": _segments(record),
     }
@@ -134,7 +151,7 @@ def detail(record: Mapping[str, Any], *, facts: Facts) -> dict[str, Any]:
     """Describe an episode turn by turn."""
     shown = {
         "question": shorten(str(record.get("question") or "")),
-        "options": [shorten(str(option), 1000) for option in record.get("options") or ()],
+        "options": [shorten(str(option), 1000) for option in (record.get("options") or ())[:MAX_VALUES]],
         "video": Path(str(record.get("video") or "")).name[:200],
         "uid": _optional_text(record.get("uid"), 200),
         "session": record.get("session") if isinstance(record.get("session"), int) else None,
@@ -147,28 +164,29 @@ def detail(record: Mapping[str, Any], *, facts: Facts) -> dict[str, Any]:
     episode = record["episode"]
     return shown | {
         "segments": _segments(record),
-        "stop": str(episode.get("stop_reason") or ""),
+        "stop": shorten(str(episode.get("stop_reason") or ""), 200),
+        "turns_left_out": max(0, facts.turns - MAX_TURNS),
         "max_turns": episode.get("max_turns"),
         "frame_budget": episode.get("frame_budget"),
         "initial_iou": plain(episode.get("initial_iou")),
-        "components": {str(name): plain(value) for name, value in (record.get("components") or {}).items()},
+        "components": _values(record.get("components")),
         "policy_version": record.get("policy_version"),
-        "seconds": {str(name): plain(value) for name, value in (record.get("seconds") or {}).items()},
+        "seconds": _values(record.get("seconds")),
         "turn_list": _turns(record, episode),
     }
 
 
 def _turns(record: Mapping[str, Any], episode: Mapping[str, Any]) -> list[dict[str, Any]]:
-    number = len(episode["responses"])
+    number = min(len(episode["responses"]), MAX_TURNS)
     invalid = list(zip(episode.get("invalid_kinds", ()), episode.get("invalid_reasons", ()), strict=False))
     turns = []
     for k in range(number):
         action = str(_at(episode["actions"], k))
         kind, reason = invalid.pop(0) if action == "invalid" and invalid else (None, None)
-        components = _at(record.get("turn_components"), k) or {}
+        components = _at(record.get("turn_components"), k)
         turns.append(
             {
-                "frames": [int(index) for index in _at(episode["frames"], k) or ()],
+                "frames": _indices(_at(episode["frames"], k) or ()),
                 "message": _parts(_at(episode.get("messages"), k)),
                 "response": shorten(str(episode["responses"][k])),
                 "length": len(str(episode["responses"][k])),
@@ -178,7 +196,7 @@ def _turns(record: Mapping[str, Any], episode: Mapping[str, Any]) -> list[dict[s
                 "invalid": kind,
                 "reason": _optional_text(reason, 1000),
                 "reward": plain(_at(record["turn_rewards"], k)),
-                "components": {str(name): plain(value) for name, value in components.items()},
+                "components": _values(components),
                 **{
                     name: plain(_at(record.get(field), k))
                     for name, field in (
@@ -200,12 +218,27 @@ def _parts(message: Any) -> list[str | int] | None:
     """Keep a message's texts and frame indices; a message that is one text is a message of one part."""
     if message is None:
         return None
-    parts = [message] if isinstance(message, str) else message
-    return [part if isinstance(part, int) else shorten(str(part), 4000) for part in parts]
+    kept: list[str | int] = []
+    room = TEXT_LIMIT
+    for part in ([message] if isinstance(message, str) else message)[:MAX_FRAMES]:
+        if not isinstance(part, int):
+            part = shorten(str(part), min(4000, max(room, 1)))
+            room -= len(part)
+        kept.append(part)
+    return kept
+
+
+def _values(values: Mapping[str, Any] | None) -> dict[str, Any]:
+    return {shorten(name, 100): plain(value) for name, value in itertools.islice((values or {}).items(), MAX_VALUES)}
+
+
+def _indices(frames: Sequence[Any]) -> list[int]:
+    return [int(index) for index in frames[:MAX_FRAMES]]
 
 
 def _segments(record: Mapping[str, Any]) -> list[list[Any]] | None:
-    return [[plain(float(start)), plain(float(end))] for start, end in record.get("segments") or ()] or None
+    segments = [(float(start), float(end)) for start, end in (record.get("segments") or ())[:MAX_TURNS]]
+    return [[plain(start), plain(end)] for start, end in segments if math.isfinite(start + end)] or None
 
 
 def _spans(indices: Sequence[int] | None) -> list[list[int]] | None:
@@ -218,7 +251,7 @@ def _spans(indices: Sequence[int] | None) -> list[list[int]] | None:
             spans[-1][1] = index
         else:
             spans.append([index, index])
-    return spans
+    return spans[:MAX_FRAMES]
 
 
 def plain(value: Any) -> Any:

@@ -13,6 +13,8 @@ import functools
 import hashlib
 import json
 import os
+import re
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -69,17 +71,25 @@ def write_page(out: Path, blocks: Sequence[Block], *, title: str) -> int:
 
 
 def write_folder(out: Path, blocks: Sequence[Block], *, title: str) -> int:
-    """Write `out`/index.html, and the blocks beside it as files that it reads when needed; return the bytes."""
-    data = out / "data"
-    data.mkdir(parents=True, exist_ok=True)
+    """Write `out`/index.html, and the blocks beside it as files that it reads when needed; return the bytes.
+
+    Each writing has a folder of its own below `out`/data, so that a page that is open reads what belongs to it; the
+    last but one is kept for it.
+    """
+    digest = hashlib.sha256("".join(item.json for item in blocks).encode()).hexdigest()[:16]
+    data = out / "data" / digest
     size = 0
     # The index comes with the page; the others hand themselves over by calling the page's one global function.
     for item in blocks[1:]:
         text = f"videomtrBlock({json.dumps(item.name)},{item.json})"
         _write(data / f"{item.name}.js", text)
         size += len(text)
-    text = _render(blocks[:1], title=title, loads="data/")
+    text = _render(blocks[:1], title=title, loads=f"data/{digest}/")
     _write(out / "index.html", text)
+    os.utime(data)
+    folders = [folder for folder in data.parent.iterdir() if re.fullmatch("[0-9a-f]{16}", folder.name)]
+    for folder in sorted(folders, key=lambda folder: folder.stat().st_mtime_ns)[:-2]:
+        shutil.rmtree(folder)
     return size + len(text.encode())
 
 
@@ -132,10 +142,16 @@ def _template() -> jinja2.Template:
 
 def _write(path: Path, text: str) -> None:
     """Replace `path` in one step: a reader of a page that is followed never sees half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        beside.write_text(text, encoding="utf-8")
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            beside.write_text(text, encoding="utf-8")
+            beside.replace(path)
+        finally:
+            beside.unlink(missing_ok=True)
+    except OSError as error:
+        raise OSError(
+            f"the report could not be written ({error.strerror or error}); expected a place for {len(text) / 1e6:.1f} "
+            f"MB; {path}; free some space, or give another --out"
+        ) from error

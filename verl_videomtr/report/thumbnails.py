@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import io
 import logging
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -72,13 +73,20 @@ def wanted_of(record: Mapping[str, Any], run: Mapping[str, Any], *, video_root: 
     """
     settings = run.get("videomtr") or {}
     root = video_root or (settings.get("video") or {}).get("root")
-    times = record["episode"].get("times_seconds")
+    times = _finite(record["episode"].get("times_seconds"))
+    duration = _finite([record["episode"].get("duration_seconds") or 0.0])
     return Wanted(
-        path=Path(root or "") / str(record["video"]),
+        path=Path(root or "") / str(record.get("video") or ""),
         settings=settings,
-        times_seconds=times and [float(time) for time in times],
-        duration_seconds=record["episode"].get("duration_seconds"),
+        times_seconds=times,
+        duration_seconds=duration[0] if duration and duration[0] > 0 else None,
     )
+
+
+def _finite(values: Sequence[Any] | None) -> list[float] | None:
+    """Read numbers; None where one of them is NaN or infinite, so that a place on the timeline is always one."""
+    numbers = [float(value) for value in values or ()]
+    return numbers if numbers and all(map(math.isfinite, numbers)) else None
 
 
 def make_thumbnails(

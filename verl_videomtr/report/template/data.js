@@ -21,7 +21,7 @@ function read(name) {
 const trusted = folder && window.trustedTypes
   ? window.trustedTypes.createPolicy("videomtr", {
       createScriptURL: (url) => {
-        if (!/^data\/[a-z]+\d+\.js$/.test(url)) throw new Error(`not a block of this report: ${url}`);
+        if (!/^data\/[0-9a-f]{16}\/[a-z]+\d+\.js$/.test(url)) throw new Error(`not a block of this report: ${url}`);
         return url;
       },
     })

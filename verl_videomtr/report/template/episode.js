@@ -89,7 +89,8 @@ function side(card, detail, film, compact) {
   }
   parts.push(timeline(card, detail, film), legend(card, detail));
   if (film.problem) parts.push(h("p", { class: "muted small" }, "No pictures: ", said("span", {}, film.problem)));
-  parts.push(payment(card, detail), detail.turn_list.map((turn, k) => turnNode(card, detail, film, turn, k)), ending(card, detail));
+  parts.push(payment(card, detail), detail.turn_list.map((turn, k) => turnNode(card, detail, film, turn, k)),
+    detail.turns_left_out ? h("p", { class: "ending muted" }, `${plural(detail.turns_left_out, "later turn")} left out.`) : null, ending(card, detail));
   return h("section", { class: "side", "aria-label": seenText(`Episode ${card.id}`) }, parts);
 }
 
