@@ -12,8 +12,10 @@ import torch
 from omegaconf import open_dict
 from plugin_setting import LOOK
 from rollout_setting import ANSWER
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensordict import TensorDict
 from verl.trainer.ppo.v1 import PPOTrainer
+from verl.utils.tracking import Tracking, ValidationGenerationsLogger
 
 from verl_videomtr.checkpoints import TRACKER
 from verl_videomtr.losses import AskedPrompt, Ledger, LossReport
@@ -21,6 +23,7 @@ from verl_videomtr.settings import load_settings
 from verl_videomtr.trajectory_files import read_file, step_file
 from verl_videomtr.verl_plugin import estimators, trainers, watched_run
 from verl_videomtr.verl_plugin.counted_run import CountedRun
+from verl_videomtr.verl_plugin.episode_table import EpisodeTable
 from verl_videomtr.verl_plugin.frame_counters import FrameCounters
 from verl_videomtr.verl_plugin.recorder import Recorder
 from verl_videomtr.verl_plugin.schedule import Schedule
@@ -36,6 +39,10 @@ def make_trainer(config: Any, *, base_mode: str = "sync", step: int = 1) -> Any:
     trainer.schedule = Schedule(trainer.videomtr.bootstrap)
     trainer.frame_counters = FrameCounters()
     trainer.recorder = Recorder(trainer.videomtr.dump, describe=dict)
+    trainer.logger, trainer.validation_generations_logger = Tracking("p", "e", []), ValidationGenerationsLogger()
+    trainer.episode_table = EpisodeTable(
+        trainer.videomtr.log_val_episodes, run={}, workers=trainer.videomtr.video.workers
+    )
     return trainer
 
 
@@ -244,3 +251,17 @@ def test_validation_writes_its_trajectories_down_before_verls_metrics(setting, m
     assert trainer._val_metrics_update(["t"], ["u"], infos, [2], expected_acc_counts={}) == {"val": 1.0}
     (record,) = read_file(step_file(tmp_path / "val", 4)).records
     assert (record["sample_id"], record["step"], record["advantages"]) == ("s0", 4, None)
+
+
+def test_validation_gives_its_episodes_to_verls_loggers_where_the_key_is_on(setting, monkeypatch, tmp_path):
+    info = setting.play([ANSWER]).outputs[0].extra_fields["reward_extra_info"]
+    monkeypatch.setenv("TENSORBOARD_DIR", str(tmp_path))
+    trainer = make_trainer(setting.config("videomtr.log_val_episodes=3"), step=4)
+    trainer.logger = Tracking("p", "e", ["tensorboard"])
+    monkeypatch.setattr(PPOTrainer, "_val_metrics_update", lambda self, *args, **kwargs: {"val": 1.0})
+    infos = {name: [value, None] for name, value in info.items()}
+    metrics = trainer._val_metrics_update(["t"], ["u"], infos, [2], expected_acc_counts={})
+    assert list(metrics) == ["val", "videomtr/val/seconds/log_episodes"]
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    assert [(tag, events.Images(tag)[0].step) for tag in events.Tags()["images"]] == [("videomtr/val/episodes/s0", 4)]

@@ -14,7 +14,7 @@ async function drawEpisode(main) {
   clear(main, h("article", { class: `episode ${other ? "two" : ""}` },
     pager(card),
     h("header", { class: "asked" },
-      said("h2", { class: "question" }, asked(detail).question),
+      said("h2", { class: "question" }, apart(detail.question).question),
       options(card, detail, other)),
     h("div", { class: "columns" },
       h("div", { class: "sides" }, shown.map(([item, its, film]) => side(item, its, film, Boolean(other)))),
@@ -51,17 +51,8 @@ function turnPage(change) {
   if (to) go({ view: "episode", e: to.id, with: undefined });
 }
 
-/** The question apart from its options: a sample's text holds both. */
-function asked(detail) {
-  const lines = detail.question.split("\n");
-  let last = lines.length;
-  while (last > 1 && /^\s*\(?[A-Z][.)]\s/.test(lines[last - 1])) last -= 1;
-  const inText = lines.slice(last).map((line) => line.trim());
-  return { question: lines.slice(0, last).join("\n"), options: detail.options.length ? detail.options : inText };
-}
-
 function options(card, detail, other) {
-  const list = asked(detail).options;
+  const list = detail.options.length ? detail.options : apart(detail.question).options;
   if (!list.length) return h("p", { class: "verdict" }, "right answer: ", said("b", {}, card.truth));
   const same = (option, letter, answer) => answer !== null && (answer === letter || answer === option || answer.startsWith(`${letter}.`));
   return h("ul", { class: "options" }, list.map((option, k) => {

@@ -115,7 +115,7 @@ function cardNode(card, place) {
   const line = h("div", { class: "line" });
   const dress = (film) => {
     clear(line, strip(card, film));
-    clear(frames, stripFrames(card).map((frame) => picture(film, frame, { label: false })));
+    clear(frames, stripFrames(card).map(([frame, turn]) => h("span", { class: `look${Math.min(turn, 4)}` }, picture(film, frame, { label: false }))));
   };
   const film = filmNow(card);
   if (film) dress(film);
@@ -137,7 +137,7 @@ function cardNode(card, place) {
     index.runs.length > 1 ? runMark(card.run) : null,
     h("span", { class: "where" }, card.step === null ? card.phase : `${card.phase === "training" ? "" : `${card.phase}, `}step ${card.step}`),
     h("span", { class: "reward", title: "reward of the episode" }, number(card.reward))),
-  said("p", { class: "question" }, card.question.replace(/\s+/g, " ")),
+  said("p", { class: "question" }, apart(card.question).question.replace(/\s+/g, " ")),
   line, frames,
   h("div", { class: "foot" },
     card.lost ? said("span", { class: "flag" }, card.lost) : h("span", { class: "said-answer" }, "answered ",
@@ -147,6 +147,14 @@ function cardNode(card, place) {
       h("span", {}, plural(card.turns, "turn")),
       card.invalid.length ? h("span", { class: "flag" }, `${card.invalid.length} invalid`) : null,
       card.truncated ? h("span", { class: "flag" }, "truncated") : null)));
+}
+
+/** A question apart from its options: a sample's text holds both. */
+function apart(text) {
+  const lines = text.split("\n");
+  let last = lines.length;
+  while (last > 1 && /^\s*\(?[A-Z][.)]\s/.test(lines[last - 1])) last -= 1;
+  return { question: lines.slice(0, last).join("\n"), options: lines.slice(last).map((line) => line.trim()) };
 }
 
 function badge(card) {
@@ -163,10 +171,11 @@ function runMark(run) {
   return h("span", { class: `run-mark r${run % 7}`, title: seenText(index.runs[run].name) }, letterOf(run));
 }
 
-/** Some of the frames that the policy was shown, in order of turn: some of the overview, more of the looks. */
+/** Some of the frames that the policy was shown, each with its turn: some of the overview, more of the looks. */
 function stripFrames(card) {
-  const overview = card.frames[0] || [];
-  const looks = card.frames.slice(1).flat();
+  const all = card.frames.map((frames, turn) => frames.map((frame) => [frame, turn]));
+  const overview = all[0] || [];
+  const looks = all.slice(1).flat();
   const most = 6;
   const ofLooks = pick(looks, Math.min(looks.length, overview.length ? most - 2 : most));
   return [...pick(overview, most - ofLooks.length), ...ofLooks];

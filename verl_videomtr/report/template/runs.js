@@ -111,7 +111,7 @@ function flipList(title, samples, count, first, second) {
   const find = (set, sample) => cards.find((card) => card.run === set.run && card.phase === set.phase && card.step === set.step && card.sample === sample);
   const items = samples.map((sample) => [sample, find(first, sample), find(second, sample)]);
   return h("details", {}, h("summary", {}, `${title} (${count})`), h("ul", { class: "flip-list" }, items.map(([sample, left, right]) => h("li", {}, left && right
-    ? h("a", { href: fragment({ view: "episode", e: left.id, with: right.id }) }, said("span", {}, left.question.replace(/\s+/g, " ").slice(0, 140)))
+    ? h("a", { href: fragment({ view: "episode", e: left.id, with: right.id }) }, said("span", {}, apart(left.question).question.replace(/\s+/g, " ").slice(0, 140)))
     : h("span", {}, said("span", {}, sample), h("span", { class: "muted" }, " (not shown on this page)"))))),
   count > samples.length ? h("p", { class: "muted small" }, `and ${count - samples.length} more`) : null);
 }
