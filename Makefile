@@ -24,7 +24,7 @@ $(INSTALLED): requirements/$(DEVICE).lock requirements/tools.lock pyproject.toml
 	.venv/bin/uv pip install --python $(PY) --no-deps --editable . --config-setting editable_mode=compat
 	touch $@
 
-demo: $(INSTALLED) ## the real verl PPO trainer with this plugin, from nothing to a summary
+demo: $(INSTALLED) ## the real verl PPO trainer with this plugin, from nothing to a page that shows what it learned
 	$(PY) recipes/demo/preflight.py --device $(DEVICE) --installed
 	$(PY) -m recipes.demo.main --device $(DEVICE)
 

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """How large the report's page is, how long it takes to make and to open, and how it scrolls: one Markdown table.
 
     python -m benchmarks.report_load WORK [--episodes 100 2000 20000]

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """A validation's episodes in verl's own loggers: real event files of tensorboard and a real offline run of wandb."""
 
 import hashlib

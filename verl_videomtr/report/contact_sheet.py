@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """An episode as one picture, for loggers that show pictures: the video's timeline, and under it every frame by turn.
 
 A record's card and detail, and the frames' pixels -> an image. The timeline is drawn as the page draws it: evidence

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Some episodes of a validation as a table with pictures, for the loggers of a training.
 
 Records as a validation makes them -> the same samples each time, by a hash of their names -> one row each. What a

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """A validation's sample episodes in verl's loggers (`videomtr.log_val_episodes`): records in, tables with pictures out.
 
 verl's own table (`trainer.log_val_generations`) takes texts alone. Tensorboard and wandb get pictures through the
