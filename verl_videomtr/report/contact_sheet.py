@@ -189,7 +189,8 @@ def _frame_height(pixels: Mapping[int, np.ndarray], cell: int) -> int:
     if not pixels:
         return cell * 9 // 16
     height, width = next(iter(pixels.values())).shape[:2]
-    return round(cell * min(1.5, max(0.5, height / width)))
+    shape: float = height / width
+    return round(cell * min(1.5, max(0.5, shape)))
 
 
 def _wrapped(text: str) -> list[str]:
