@@ -4,7 +4,6 @@
 
     python -m benchmarks.data_plane                  # bytes and CPU seconds an episode, by stage
     python -m benchmarks.data_plane --lag            # the event loop while 64 episodes are finished at once
-    python -m benchmarks.data_plane --trainer        # memory of two real training steps, old and new
 
 Frames of 224x392 and Qwen2.5-VL's image processor. Both ways run in the same process, in an order that turns round by
 round; CPU seconds of one thread, medians. Serialisation is TransferQueue's own, and what comes out of both is compared.

@@ -43,6 +43,11 @@ class Fault:
     """Below tests/, as pytest takes them."""
 
 
+PATCHES, SIZED, COLUMNS = "test_patches.py", "test_sized_images.py", "test_worker_columns.py"
+_ROWS = ("a_micro_batch_is_the_same_either_way", "an_image_that_several_rows_show_is_one_tensor")
+_ROWS += ("images_that_are_no_rgb_images_go_as_patches",)
+_ROWS += ("a_size_for_which_patches_differ_goes_as_patches_with_one_warning",)
+DEVICE = tuple(f"test_device_patches.py::test_{name}" for name in _ROWS)
 POLICY, LOOP, TRAINERS = "test_token_policy.py", "test_agent_loop.py", "test_trainers.py"
 PARTS, RECORDS, FILES = "test_trainer_parts.py", "test_recorder.py", "test_trajectory_files.py"
 EPISODE, REWARDS, SCORING, ESTIMATORS = "test_episode.py", "test_rewards.py", "test_scoring.py", "test_estimators.py"
@@ -59,6 +64,45 @@ _BESIDE, _MODELS = (
 )
 
 FAULTS = (
+    Fault("data plane: a frame's rows and columns are swapped", "patches.py",
+          ".permute(0, 3, 1, 2)", ".permute(0, 3, 2, 1)", (PATCHES,)),
+    Fault("data plane: frames of one size in reverse", "patches.py",
+          "torch.stack(list(same))", "torch.stack(list(same)[::-1])", (PATCHES,)),
+    Fault("data plane: what the processor is called with is lost", "patches.py",
+          "written[\"config\"]), written[\"call\"])", "written[\"config\"]))", (PATCHES,)),
+    Fault("data plane: the processor's settings are lost", "patches.py",
+          "kind.from_dict(written[\"config\"])", "kind()", (PATCHES,)),
+    Fault("data plane: patches stay where the frames are", "patches.py",
+          "stack if device is None else stack.to(device)", "stack", (PATCHES,)),
+    Fault("data plane: a size is taken without a trial", "patches.py",
+          "if not (made.dtype == given[PIXELS].dtype and torch.equal(made, given[PIXELS])):", "if False:", (PATCHES,)),
+    Fault("data plane: a grid that is not the size's is taken", "patches.py",
+          "if second is None or not torch.equal(first, second):", "if False:", (PATCHES,)),
+    Fault("data plane: a processor that computes in numpy is taken", "patches.py",
+          "if not isinstance(image_processor, TorchvisionBackend):", "if False:", (PATCHES,)),
+    Fault("data plane: a row can be read once only", "verl_plugin/device_patches.py",
+          "    row = dict(row)\n", "", DEVICE),
+    Fault("data plane: rows that were not asked for", "verl_plugin/device_patches.py",
+          "batch_data if indices is None else", "batch_data if True else", DEVICE),
+    Fault("data plane: an image that is shown twice is two", "verl_plugin/frame_rows.py",
+          "if id(image) not in known:", "if True:", DEVICE),
+    Fault("data plane: grey images go as bytes", "verl_plugin/frame_rows.py",
+          " or image.mode != \"RGB\":", ":", DEVICE),
+    Fault("data plane: grids of the wrong sizes", "verl_plugin/frame_rows.py",
+          "self._sizes[frame.shape[1], frame.shape[0]]", "self._sizes[frame.shape[0], frame.shape[1]]", DEVICE),
+    Fault("data plane: a size that differs is not warned of", "verl_plugin/frame_rows.py",
+          "                    logger.warning(", "                    logger.debug(", DEVICE),
+    Fault("data plane: tokens of a size whatever the call", "verl_plugin/sized_images.py",
+          "key = (size, repr(sorted(kwargs.items())))", "key = (size,)", (SIZED,)),
+    Fault("data plane: the real processor looks at no pixels", "verl_plugin/sized_images.py",
+          "made = copy.copy(processor)", "made = processor", (SIZED,)),
+    Fault("data plane: training workers get no images", "verl_plugin/worker_columns.py",
+          "name in READ or not about", "not about", (COLUMNS,)),
+    Fault("data plane: training workers get texts", "verl_plugin/worker_columns.py",
+          "not about.get(\"is_non_tensor\", False)", "True", (COLUMNS,)),
+    Fault("data plane: the plan counts patches", "planner.py",
+          "self.shape.frame_bytes if self.device_patches else", "self.shape.pixel_bytes_per_frame if True else",
+          ("test_planner.py::test_numbers_of_the_papers_run",)),
     Fault("lmms: a failed episode answers None", "integrations/lmms_eval.py", '(line["episode"]["answer"] or "")',
           'line["episode"]["answer"]', (ADAPTER,)),
     Fault("lmms: the baseline is not played", "integrations/lmms_eval.py", "single_turn=single_turn",

@@ -64,7 +64,8 @@ def test_a_size_is_asked_for_once_and_the_real_processor_stays_as_it_was(family,
 
 
 def test_an_episode_looks_at_no_pixels_in_its_token_builder(setting, monkeypatch):
-    from plugin_setting import ANSWER, LOOK
+    from plugin_setting import LOOK
+    from rollout_setting import ANSWER
 
     processed = []
     kind = type(setting.processor.image_processor)
