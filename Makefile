@@ -7,7 +7,7 @@ PY := .venv/bin/python
 INSTALLED := .venv/.installed-$(DEVICE)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow mutants lint format lock clean
+.PHONY: help install demo test test-slow mutants lint format docs lock clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -46,12 +46,20 @@ format: $(INSTALLED) ## let ruff format the code
 	.venv/bin/ruff check --fix .
 	.venv/bin/ruff format .
 
+DOCS := .cache/docs
+docs: $(INSTALLED) ## build the site of docs/ into site/, in an environment of its own; every link is checked
+	$(PY) tests/write_configuration_reference.py
+	.venv/bin/uv venv --quiet --allow-existing --python $(PY) $(DOCS)
+	.venv/bin/uv pip sync --quiet --python $(DOCS)/bin/python --require-hashes requirements/docs.lock
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --quiet
+
 LOCK = .venv/bin/uv pip compile --quiet --generate-hashes --no-emit-index-url --python-version 3.11 \
 	--python-platform x86_64-manylinux_2_31 --custom-compile-command "make lock"
-lock: ## resolve the requirements anew (asks the package index)
+lock: ## resolve the requirements again (asks the package index)
 	$(LOCK) requirements/tools.in -o requirements/tools.lock
 	$(LOCK) requirements/cpu.in --override requirements/cpu.overrides -o requirements/cpu.lock
 	$(LOCK) requirements/gpu.in -o requirements/gpu.lock
+	$(LOCK) requirements/docs.in -o requirements/docs.lock
 
 clean: ## remove the environment and caches; what was trained stays in outputs/
 	rm -rf .venv .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info

@@ -188,7 +188,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "Check files of rows, together where several are given. Exit code 1 if there is a problem.",
         example="python -m data_prep.check data/train.parquet data/videomme.parquet --videos /data/videos",
     )
-    arguments.add_argument("files", nargs="+", type=Path, metavar="FILE.parquet")
+    arguments.add_argument("files", nargs="+", type=Path, metavar="FILE.parquet", help="files of rows")
     arguments.add_argument("--videos", type=Path, metavar="DIR", help="the video root; opens every video")
     arguments.add_argument(
         "--frames",

@@ -154,7 +154,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         example="python -m data_prep.mix data/nextgqa_val.parquet data/qvhighlights.parquet --out data/train.parquet "
         "--holdout 100 --holdout-out data/val.parquet --exclude data/videomme.parquet",
     )
-    arguments.add_argument("files", nargs="+", type=Path, metavar="FILE.parquet")
+    arguments.add_argument("files", nargs="+", type=Path, metavar="FILE.parquet", help="files of rows to join")
     arguments.add_argument("--out", type=Path, required=True, metavar="FILE.parquet", help="training rows")
     arguments.add_argument(
         "--exclude",

@@ -176,7 +176,7 @@ def _require_answers(journal: Journal) -> None:
         if wrong:
             raise JournalError(
                 f"an entry has {wrong}; expected an answer's {sorted(kinds)}; {journal.path}, key {key!r}; "
-                "remove that line, or move the journal away to start anew"
+                "remove that line, or move the journal away to start again"
             )
 
 

@@ -64,8 +64,8 @@ def test_rows_without_ground_truth_and_rewards_that_need_it(composed, videos, tm
     overrides = [f"data.train_files={tmp_path / 'bare.parquet'}"]
     finding = only(agreement.check_agreement(composed.case(*overrides)), "config.launch")
     assert "no row has ground-truth segments" in finding.what
-    mended = composed.case(*overrides, "+reward.custom_reward_function.reward_kwargs.turn_level=false")
-    assert not bad(agreement.check_agreement(mended))
+    fixed = composed.case(*overrides, "+reward.custom_reward_function.reward_kwargs.turn_level=false")
+    assert not bad(agreement.check_agreement(fixed))
 
 
 def test_models_of_the_hub_do_not_disturb_the_other_checks(composed):
@@ -197,11 +197,11 @@ def test_weights_larger_than_their_bucket(measured):
     spec.loader.exec_module(transfer)
     fault = [f"{machine.BUCKET}=0"]
     finding = only(machine._bucket(measured(*fault)), "machine.bucket")
-    mended = measured(*fault, *overrides_of(finding.fix))
-    assert not list(machine._bucket(mended))
+    fixed = measured(*fault, *overrides_of(finding.fix))
+    assert not list(machine._bucket(fixed))
     config = measured().model.hf_config.text_config
     weight = torch.zeros(config.vocab_size, config.hidden_size)
-    for megabytes, fits in ((0, False), (mended.get(machine.BUCKET), True)):
+    for megabytes, fits in ((0, False), (fixed.get(machine.BUCKET), True)):
         sender = transfer.BucketedWeightSender("ipc:///nowhere", bucket_size_mb=megabytes, use_shm=True)
         sender._init_socket = lambda: None
         sender._init_buffer = lambda size=megabytes, of=sender: setattr(

@@ -1,6 +1,6 @@
 # Copyright 2025 Individual Contributor: the verl_videomtr authors
 # SPDX-License-Identifier: Apache-2.0
-"""Batches and ranks: each finding beside the code of verl that fails as it says, and both silent once mended."""
+"""Batches and ranks: each finding beside the code of verl that fails as it says, and both silent once fixed."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ def test_sequence_parallelism_that_does_not_divide_the_gpus(composed):
     finding = only(batches.check_batches(case), "batches.sp")
     with pytest.raises((RuntimeError, IndexError)):
         mesh(case, "actor")
-    mended = composed.case(*fault, *overrides_of(finding.fix))
-    assert not [f for f in batches.check_batches(mended) if f.check == "batches.sp"]
-    mesh(mended, "actor")
+    fixed = composed.case(*fault, *overrides_of(finding.fix))
+    assert not [f for f in batches.check_batches(fixed) if f.check == "batches.sp"]
+    mesh(fixed, "actor")
 
 
 def build_worker(case, role):
@@ -71,10 +71,10 @@ def test_tensor_parallelism_that_does_not_divide_the_gpus(composed):
     finding = only(batches.check_batches(case), "batches.tp")
     with pytest.raises(AssertionError, match="is not divisible by infer_world_size"):
         build_worker(case, "rollout")
-    mended = composed.case(*fault, *overrides_of(finding.fix))
-    assert not [f for f in batches.check_batches(mended) if f.check == "batches.tp"]
+    fixed = composed.case(*fault, *overrides_of(finding.fix))
+    assert not [f for f in batches.check_batches(fixed) if f.check == "batches.tp"]
     with pytest.raises(ValueError, match=r"Default process group has not been initialized|environment variable"):
-        build_worker(mended, "rollout")  # the next thing it does is to look for its peers
+        build_worker(fixed, "rollout")  # the next thing it does is to look for its peers
 
 
 def first_update(case, role):
@@ -98,10 +98,10 @@ def test_mini_batches_that_do_not_divide_over_the_ranks(composed, role, section)
     assert (finding.check, finding.level) == ("batches.mini", Level.ERROR)
     with pytest.raises(AssertionError, match="mini_batch_size=12"):
         first_update(case, role)
-    mended = composed.case(*fault, *overrides_of(finding.fix))
-    assert not [f for f in batches.check_batches(mended) if f.check == "batches.mini"]
+    fixed = composed.case(*fault, *overrides_of(finding.fix))
+    assert not [f for f in batches.check_batches(fixed) if f.check == "batches.mini"]
     with pytest.raises(ZeroDivisionError):  # past the assertion
-        first_update(mended, role)
+        first_update(fixed, role)
 
 
 def cut(num_rows, size):
@@ -131,9 +131,9 @@ def test_micro_batches_that_do_not_divide_a_rank_s_rows(composed, key):
     finding = only(batches.check_batches(composed.case(*fault)), "batches.micro")
     with pytest.raises(AssertionError, match="data size must be divisible"):
         cut(8, 3)
-    mended = composed.case(*fault, *overrides_of(finding.fix))
-    assert not bad(batches.check_batches(mended))
-    assert cut(8, mended.get(key))
+    fixed = composed.case(*fault, *overrides_of(finding.fix))
+    assert not bad(batches.check_batches(fixed))
+    assert cut(8, fixed.get(key))
 
 
 def test_micro_batches_that_only_the_deprecated_key_sets(composed):
@@ -143,10 +143,10 @@ def test_micro_batches_that_only_the_deprecated_key_sets(composed):
     finding = only(batches.check_batches(case), "batches.micro")
     with pytest.raises(AssertionError):
         build_worker(case, "actor")
-    mended = composed.case(*fault[:-1], *overrides_of(finding.fix))
-    assert not bad(batches.check_batches(mended))
+    fixed = composed.case(*fault[:-1], *overrides_of(finding.fix))
+    assert not bad(batches.check_batches(fixed))
     with pytest.raises(InterruptedError):
-        build_worker(mended, "actor")
+        build_worker(fixed, "actor")
 
 
 def test_two_minds_about_filling_micro_batches(composed):
@@ -155,10 +155,10 @@ def test_two_minds_about_filling_micro_batches(composed):
     finding = only(batches.check_batches(case), "batches.micro")
     with pytest.raises(AssertionError):
         build_worker(case, "actor")
-    mended = composed.case(*fault, *overrides_of(finding.fix))
-    assert not bad(batches.check_batches(mended))
+    fixed = composed.case(*fault, *overrides_of(finding.fix))
+    assert not bad(batches.check_batches(fixed))
     with pytest.raises(InterruptedError):
-        build_worker(mended, "actor")
+        build_worker(fixed, "actor")
 
 
 def test_steps_of_mostly_padding(composed):
@@ -168,9 +168,9 @@ def test_steps_of_mostly_padding(composed):
     case = composed.case(*fault)
     finding = only(batches.check_batches(case), "batches.padding", Level.WARNING)
     assert "8 trajectories a step are padded to 256 rows" in finding.what
-    mended = composed.case(*fault, *overrides_of(finding.fix))
-    assert not bad(batches.check_batches(mended))
-    for made in (case, mended):
+    fixed = composed.case(*fault, *overrides_of(finding.fix))
+    assert not bad(batches.check_batches(fixed))
+    for made in (case, fixed):
         trainer = SimpleNamespace(use_critic=True, config=made.config, global_steps=1)
         expected = PPOTrainer._get_required_batch_multiple(trainer, made.num_gpus)
         assert batches.step_multiple(made) == expected

@@ -100,7 +100,7 @@ def test_the_trainer_fails_as_foretold_and_runs_once_mended(checkpoint, videos, 
     broken = run(["verl.trainer.main_ppo", *fault], tmp_path)
     assert broken.returncode != 0
     assert "max_token_len must be greater than the sequence length" in broken.stdout + broken.stderr
-    mended = [*overrides, *(f"++{item.lstrip('+')}" for item in overrides_of(errors[0]["fix"]))]
-    assert report_of(mended, tmp_path)["ok"]
-    result = run(["verl.trainer.main_ppo", *mended], tmp_path)
+    fixed = [*overrides, *(f"++{item.lstrip('+')}" for item in overrides_of(errors[0]["fix"]))]
+    assert report_of(fixed, tmp_path)["ok"]
+    result = run(["verl.trainer.main_ppo", *fixed], tmp_path)
     assert result.returncode == 0, (result.stdout + result.stderr)[-3000:]

@@ -44,9 +44,9 @@ def test_fewer_rows_than_a_batch(composed, videos):
     given = ["trainer.total_training_steps=2", "data.gen_batch_size=4"]
     assert not list(data._numbers(dataclasses.replace(composed.case(*fault, *given), samples={"train": rows})))
     assert one_batch(4)
-    mended = composed.case(*fault, *overrides_of(finding.fix.replace(",", " ")))
-    assert not bad(data._numbers(dataclasses.replace(mended, samples={"train": rows})))
-    assert one_batch(mended.config.data.train_batch_size)
+    fixed = composed.case(*fault, *overrides_of(finding.fix.replace(",", " ")))
+    assert not bad(data._numbers(dataclasses.replace(fixed, samples={"train": rows})))
+    assert one_batch(fixed.config.data.train_batch_size)
 
 
 def test_videos_that_are_not_where_the_root_says(composed, tmp_path, videos):

@@ -124,8 +124,8 @@ def test_a_fault_is_found_and_its_remedy_ends_it(measured, tmp_path, monkeypatch
     assert says in found[0].what
     typed = [item for item in overrides_of(found[0].fix) if "<" not in item and not item.endswith("={file}")]
     if typed:
-        mended = measured("trainer.logger=[console]", *fault, *typed)
-        left = [finding for finding in bad(examine(mended, check)) if finding.check == check]
+        fixed = measured("trainer.logger=[console]", *fault, *typed)
+        left = [finding for finding in bad(examine(fixed, check)) if finding.check == check]
         assert not left, (typed, left)
 
 
@@ -237,8 +237,8 @@ def test_a_checkpoint_of_other_gpus_and_one_that_is_done(measured, tmp_path):
     assert "nothing is left to train" in found[1].why
     for role in ("actor", "critic"):
         (folder / role / "model_world_size_8_rank_0.pt").rename(folder / role / "model_world_size_1_rank_0.pt")
-    mended = measured(*given, *overrides_of(found[1].fix))
-    assert [finding.level for finding in places._resume(mended)] == [Level.NOTE]
+    fixed = measured(*given, *overrides_of(found[1].fix))
+    assert [finding.level for finding in places._resume(fixed)] == [Level.NOTE]
     shutil.rmtree(folder / "critic")
     assert "critic is not there" in bad(places._resume(measured(*given)))[0].what
 
@@ -251,9 +251,9 @@ def test_a_validation_file_in_one_batch(measured, healthy, monkeypatch):
     case.samples = {"val": healthy.samples["val"] * 100_000}
     (finding,) = bad(data._validation(case))
     assert "the whole file" in finding.what
-    mended = measured("data.val_batch_size=null", "videomtr.video.pool.size=[560,560]", *overrides_of(finding.fix))
-    mended.samples = case.samples
-    assert not bad(data._validation(mended))
+    fixed = measured("data.val_batch_size=null", "videomtr.video.pool.size=[560,560]", *overrides_of(finding.fix))
+    fixed.samples = case.samples
+    assert not bad(data._validation(fixed))
 
 
 def test_validation_on_training_questions(measured, healthy):

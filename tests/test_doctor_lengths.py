@@ -1,6 +1,6 @@
 # Copyright 2025 Individual Contributor: the verl_videomtr authors
 # SPDX-License-Identifier: Apache-2.0
-"""Lengths: each finding beside the episode, or the code of verl and vLLM, that runs into the limit; then mended."""
+"""Lengths: each finding beside the episode, or the code of verl and vLLM, that runs into the limit; then fixed."""
 
 from __future__ import annotations
 
@@ -119,9 +119,9 @@ def test_an_overview_that_does_not_fit_the_prompt(measured):
     finding = only(lengths.check_lengths(case), "lengths.prompt")
     with pytest.raises(ValueError, match="the overview takes"):
         play(case)
-    mended = measured(*fault, *overrides_of(finding.fix))
-    assert not bad(lengths.check_lengths(mended))
-    assert play(mended).episode.stop_reason is StopReason.TURN_LIMIT
+    fixed = measured(*fault, *overrides_of(finding.fix))
+    assert not bad(lengths.check_lengths(fixed))
+    assert play(fixed).episode.stop_reason is StopReason.TURN_LIMIT
 
 
 def test_without_the_model_s_files_only_what_is_sure_is_an_error(composed):
@@ -144,9 +144,9 @@ def test_observations_that_outgrow_the_response(measured):
     case = measured(*fault)
     finding = only(lengths.check_lengths(case), "lengths.response")
     assert play(case, length=12).episode.stop_reason is StopReason.LENGTH_LIMIT
-    mended = measured(*fault, *overrides_of(finding.fix))
-    assert not bad(lengths.check_lengths(mended))
-    assert play(mended).episode.stop_reason is StopReason.TURN_LIMIT
+    fixed = measured(*fault, *overrides_of(finding.fix))
+    assert not bad(lengths.check_lengths(fixed))
+    assert play(fixed).episode.stop_reason is StopReason.TURN_LIMIT
 
 
 def test_long_responses_that_outgrow_their_limit_are_a_warning(measured):
@@ -155,9 +155,9 @@ def test_long_responses_that_outgrow_their_limit_are_a_warning(measured):
     finding = only(lengths.check_lengths(case), "lengths.response", Level.WARNING)
     assert play(case, length=30).episode.stop_reason is StopReason.LENGTH_LIMIT
     assert play(case, length=12).episode.stop_reason is StopReason.TURN_LIMIT
-    mended = measured(*fault, *overrides_of(finding.fix))
-    assert not bad(lengths.check_lengths(mended))
-    assert play(mended, length=30).episode.stop_reason is StopReason.TURN_LIMIT
+    fixed = measured(*fault, *overrides_of(finding.fix))
+    assert not bad(lengths.check_lengths(fixed))
+    assert play(fixed, length=30).episode.stop_reason is StopReason.TURN_LIMIT
 
 
 def test_a_context_that_ends_too_soon(measured):
@@ -165,9 +165,9 @@ def test_a_context_that_ends_too_soon(measured):
     case = measured(*fault)
     finding = only(lengths.check_lengths(case), "lengths.model")
     assert play(case, length=12).episode.stop_reason is StopReason.LENGTH_LIMIT
-    mended = measured(*fault, *overrides_of(finding.fix))
-    assert not bad(lengths.check_lengths(mended))
-    assert play(mended).episode.stop_reason is StopReason.TURN_LIMIT
+    fixed = measured(*fault, *overrides_of(finding.fix))
+    assert not bad(lengths.check_lengths(fixed))
+    assert play(fixed).episode.stop_reason is StopReason.TURN_LIMIT
 
 
 def test_a_sliding_context_that_outgrows_the_prompt(measured):
@@ -175,9 +175,9 @@ def test_a_sliding_context_that_outgrows_the_prompt(measured):
     case = measured(*fault)
     finding = only(lengths.check_lengths(case), "lengths.window", Level.WARNING)
     assert play(case).episode.stop_reason is StopReason.LENGTH_LIMIT
-    mended = measured(*fault, *overrides_of(finding.fix))
-    assert not bad(lengths.check_lengths(mended))
-    assert play(mended).episode.stop_reason is StopReason.TURN_LIMIT
+    fixed = measured(*fault, *overrides_of(finding.fix))
+    assert not bad(lengths.check_lengths(fixed))
+    assert play(fixed).episode.stop_reason is StopReason.TURN_LIMIT
 
 
 def test_more_images_than_vllm_is_told_of(measured, checkpoint):
@@ -186,10 +186,10 @@ def test_more_images_than_vllm_is_told_of(measured, checkpoint):
 
     fault = [f"{ROLLOUT}.limit_images=12"]
     finding = only(agreement.check_agreement(measured(*fault)), "config.plugin")
-    mended = measured(*fault, *overrides_of(finding.fix))
-    assert not bad(agreement.check_agreement(mended))
-    images = len(play(mended).segments[0].images)
-    for limit, refuses in ((12, True), (mended.rollout.limit_images, False)):
+    fixed = measured(*fault, *overrides_of(finding.fix))
+    assert not bad(agreement.check_agreement(fixed))
+    images = len(play(fixed).segments[0].images)
+    for limit, refuses in ((12, True), (fixed.rollout.limit_images, False)):
         served = ModelConfig(model=str(checkpoint), dtype="float32", limit_mm_per_prompt={"image": limit})
         info = MULTIMODAL_REGISTRY.create_processor(served).info
         if refuses:
@@ -217,9 +217,9 @@ def test_a_scheduler_with_more_sequences_than_tokens(measured):
     finding = only(lengths.check_lengths(case), "lengths.batched")
     with pytest.raises(ValueError, match="must be greater than or equal to max_num_seqs"):
         scheduler(case)
-    mended = measured(*fault, *overrides_of(finding.fix))
-    assert not bad(lengths.check_lengths(mended))
-    scheduler(mended)
+    fixed = measured(*fault, *overrides_of(finding.fix))
+    assert not bad(lengths.check_lengths(fixed))
+    scheduler(fixed)
 
 
 def test_a_frame_that_may_not_be_cut_and_does_not_fit(measured, healthy):
@@ -240,9 +240,9 @@ def test_a_frame_that_may_not_be_cut_and_does_not_fit(measured, healthy):
     finding = only(found, "lengths.batched")
     with pytest.raises(ValueError, match="is larger than max_num_batched_tokens"):
         compute_mm_encoder_budget(scheduler(case), {"image": 100})
-    mended = make(*fault, *overrides_of(finding.fix))
-    assert not list(lengths._engine(mended))
-    compute_mm_encoder_budget(scheduler(mended), {"image": 100})
+    fixed = make(*fault, *overrides_of(finding.fix))
+    assert not list(lengths._engine(fixed))
+    compute_mm_encoder_budget(scheduler(fixed), {"image": 100})
 
 
 def fill(tokens, limit, spread):
@@ -278,9 +278,9 @@ def test_rows_longer_than_a_micro_batch(measured, key, spread):
     assert len(real.ids) > 80 * spread
     with pytest.raises(AssertionError, match="max_token_len must be greater than the sequence length"):
         fill(len(real.ids), 80, spread)
-    mended = measured(*[item for item in fault if not item.startswith("+")], *_added(finding.fix))
-    assert not bad(lengths.check_lengths(mended))
-    fill(row, int(mended.get(key.removeprefix("+"))), spread)
+    fixed = measured(*[item for item in fault if not item.startswith("+")], *_added(finding.fix))
+    assert not bad(lengths.check_lengths(fixed))
+    fill(row, int(fixed.get(key.removeprefix("+"))), spread)
 
 
 def _added(fix):

@@ -1,6 +1,6 @@
 # Copyright 2025 Individual Contributor: the verl_videomtr authors
 # SPDX-License-Identifier: Apache-2.0
-"""The model's files: each finding beside what fails as it says, and both silent once mended."""
+"""The model's files: each finding beside what fails as it says, and both silent once fixed."""
 
 from __future__ import annotations
 
@@ -129,9 +129,9 @@ def test_heads_that_tensor_parallelism_does_not_divide(measured, checkpoint):
 
     with pytest.raises(ValueError, match="must be divisible by tensor parallel size"):
         start(3)
-    mended = measured(*fault, *overrides_of(finding.fix))
-    assert not bad(model._heads(mended))
-    start(mended.rollout.tensor_model_parallel_size)
+    fixed = measured(*fault, *overrides_of(finding.fix))
+    assert not bad(model._heads(fixed))
+    start(fixed.rollout.tensor_model_parallel_size)
 
 
 def test_heads_that_sequence_parallelism_does_not_divide(measured):
@@ -145,8 +145,8 @@ def test_heads_that_sequence_parallelism_does_not_divide(measured):
     assert [(f.check, f.level) for f in found] == [("model.heads", Level.ERROR)]
     with pytest.raises(AssertionError, match="must be divisible by ulysses_sp_size 3"):
         apply_monkey_patch(make_model(make_processor().tokenizer, seed=0), ulysses_sp_size=3)
-    mended = measured(*fault, *overrides_of(found[0].fix))
-    assert not [f for f in bad(model._heads(mended)) if f"{ACTOR}." in f.what]
+    fixed = measured(*fault, *overrides_of(found[0].fix))
+    assert not [f for f in bad(model._heads(fixed)) if f"{ACTOR}." in f.what]
 
 
 def test_a_context_longer_than_the_model_s_positions(measured):
@@ -187,11 +187,11 @@ def test_sequence_parallelism_with_padding(measured):
 
     fault = ["trainer.n_gpus_per_node=2", "critic.fsdp.ulysses_sequence_parallel_size=2"]
     finding = only(model._heads(measured(*fault)), "model.heads")
-    mended = measured(*fault, *overrides_of(finding.fix))
-    assert not bad(model._heads(mended))
+    fixed = measured(*fault, *overrides_of(finding.fix))
+    assert not bad(model._heads(fixed))
     dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=2)
     try:
-        for padded, case in ((True, measured(*fault)), (False, mended)):
+        for padded, case in ((True, measured(*fault)), (False, fixed)):
             kept = bool(case.get("critic.model.use_remove_padding"))
             assert kept is not padded
             described = SimpleNamespace(use_remove_padding=kept)
@@ -263,5 +263,5 @@ def test_pixels_that_only_training_sees(composed, checkpoint):
         image_width=112, image_height=112, image_processor=served.info.get_image_processor(), mm_kwargs={}
     )
     assert f"that vLLM makes {tokens} of" in finding.what
-    mended = composed.case(fault[0])
-    assert not [f for f in model.check_model(mended) if f.check == "frames.same"]
+    fixed = composed.case(fault[0])
+    assert not [f for f in model.check_model(fixed) if f.check == "frames.same"]

@@ -49,12 +49,12 @@ def test_a_key_that_nothing_reads(measured, override):
     assert f"{key}=" in finding.what.lower()
     assert "has no effect" in finding.what
     if finding.fix.startswith(f"leave {key} out"):
-        mended = measured()
+        fixed = measured()
     else:
         typed = overrides_of(finding.fix.partition(", and say")[0])
         assert typed, finding.fix
-        mended = measured(override, *typed)
-    assert not [each for each in bad(unread.check_unread(mended)) if key in each.what]
+        fixed = measured(override, *typed)
+    assert not [each for each in bad(unread.check_unread(fixed)) if key in each.what]
 
 
 def test_keys_that_another_setting_makes_count(measured):

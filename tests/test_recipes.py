@@ -25,7 +25,12 @@ from verl_videomtr.verl_plugin.doctor.case import Case
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted(path.parent.name for path in ROOT.glob("recipes/*/REQUIRED_VERL.txt"))
 ABLATIONS = sorted(path.stem for path in ROOT.glob("verl_videomtr/conf/videomtr/ablation/*.yaml"))
-PAGES = ["README.md", *(str(path.relative_to(ROOT)) for path in ROOT.glob("recipes/**/*.md")), "docs/plan.md"]
+BY_TASK = ("data", "install", "plan", "prompts", "quickstart", "rewards", "training", "troubleshooting", "video")
+PAGES = [
+    "README.md",
+    *(str(path.relative_to(ROOT)) for path in ROOT.glob("recipes/**/*.md")),
+    *(f"docs/{name}.md" for name in BY_TASK),
+]
 COMMANDS = re.compile(r"(recipes/\w+/\w+\.sh|verl\.trainer\.main_ppo|videomtr (?:plan|doctor))\b(.*)")
 KEY = r"\+?(?:videomtr|actor_rollout_ref|algorithm|critic|data|ray_kwargs|reward|trainer|transfer_queue)[\w./]*"
 

@@ -94,7 +94,7 @@ def test_schedule_without_a_state_starts_anew_and_says_so(tmp_path, caplog):
     schedule = Schedule(BootstrapConfig())
     schedule.load(tmp_path)
     assert schedule.bootstrap.stage is Stage.COLD_START
-    assert "starts anew" in caplog.text
+    assert "starts again" in caplog.text
 
 
 def test_schedule_refuses_a_state_that_is_none(tmp_path):

@@ -1,6 +1,6 @@
 # Copyright 2025 Individual Contributor: the verl_videomtr authors
 # SPDX-License-Identifier: Apache-2.0
-"""The faults of verl and TransferQueue that the plugin mends."""
+"""The faults of verl and TransferQueue that the plugin fixes."""
 
 from __future__ import annotations
 

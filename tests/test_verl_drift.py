@@ -100,7 +100,7 @@ def test_sentence_says_what_changed_who_minds_and_what_is_expected():
     assert sentence == (
         "verl/a.py:Trainer.step takes (self, batch, weights) where it took (self, batch, metrics); "
         "verl_videomtr/verl_plugin/trainers.py is built on it; "
-        f"expected verl{supported_range()}; install such a verl, or mend that module and plug_points.py"
+        f"expected verl{supported_range()}; install a verl in that range, or adapt that module and plug_points.py"
     )
 
 

@@ -1,6 +1,6 @@
 # Copyright 2025 Individual Contributor: the verl_videomtr authors
 # SPDX-License-Identifier: Apache-2.0
-"""Writes the examples of docs/doctor.md: the doctor's own output on one good and many broken configurations.
+"""Writes the examples of docs/appendix/doctor_examples.md: the doctor's output on good and broken configurations.
 
     python tests/write_doctor_examples.py
 
@@ -26,7 +26,7 @@ from verl_videomtr.verl_plugin.compose import ComposeError  # noqa: E402
 from verl_videomtr.verl_plugin.doctor.examine import examine  # noqa: E402
 from verl_videomtr.verl_plugin.doctor.findings import Level, summary  # noqa: E402
 
-DOCUMENT = ROOT / "docs" / "doctor.md"
+DOCUMENT = ROOT / "docs" / "appendix" / "doctor_examples.md"
 BEGIN, END = "<!-- examples: written by tests/write_doctor_examples.py -->", "<!-- end of examples -->"
 ROLLOUT, ACTOR = "actor_rollout_ref.rollout", "actor_rollout_ref.actor"
 

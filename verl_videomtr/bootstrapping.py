@@ -181,7 +181,7 @@ class ExplorationBootstrap:
             raise ValueError(
                 f"bootstrap state {dict(state)!r}; expected {sorted(expected)} with a stage of "
                 f"{[stage.value for stage in Stage]} and a count from 0; checkpoint; "
-                "repair it or start the schedule anew"
+                "repair it or start the schedule again"
             )
         if self.config.enabled and self.config.max_turns > 1:
             self.stage = Stage(state["stage"])

@@ -82,7 +82,7 @@ def repair_tracker(root: Path, parts: Collection[str]) -> int | None:
     unusable = named is None or (step_folder(root, named) / SAVING_MARK).exists()
     if not complete:
         if unusable:
-            logger.warning("%s names no complete checkpoint and none lies beside it: training starts anew", tracker)
+            logger.warning("%s names no complete checkpoint and none lies beside it: training starts again", tracker)
             tracker.unlink()
             return None
         return named  # verl says itself what is missing

@@ -11,23 +11,39 @@ from __future__ import annotations
 import argparse
 import importlib
 import sys
+import textwrap
 from collections.abc import Sequence
 
 from verl_videomtr.missing_packages import explain
 
 COMMANDS = {
-    "doctor": ("verl_videomtr.verl_plugin.doctor.command", "say whether a launch would run, and what mends it"),
+    "doctor": ("verl_videomtr.verl_plugin.doctor.command", "say whether a launch would run, and how to fix it"),
     "plan": ("verl_videomtr.verl_plugin.plan_command", "say what a launch would need: tokens, bytes, memory, time"),
     "eval": ("verl_videomtr.evaluation.command", "play a benchmark against a served model and make its tables"),
     "compare": ("verl_videomtr.evaluation.compare_command", "compare two runs over the same questions"),
     "ask": ("verl_videomtr.ask.command", "ask a served model about a video and watch it look"),
     "export": ("verl_videomtr.export.command", "write a checkpoint as a model that servers load, and check it"),
     "report": ("verl_videomtr.report.command", "write a page of what the policy looked at, and why it was paid"),
-    "rescore": ("verl_videomtr.rescore_command", "score stored trajectories anew, under the same or another reward"),
+    "rescore": ("verl_videomtr.rescore_command", "score stored trajectories again, under the same or another reward"),
     "pools": ("verl_videomtr.verl_plugin.pools_command", "fill the frame cache of a launch before it is launched"),
     "frames": ("verl_videomtr.video.frames_command", "show the frames that the policy would see of a video"),
 }
 """Name -> (module, one line of help)."""
+
+_LAUNCH = "+videomtr/recipe=paper data.train_files=train.parquet data.val_files=val.parquet videomtr.video.root=/videos"
+EXAMPLES = {
+    "doctor": f"{_LAUNCH} videomtr/budget=b64",
+    "plan": "+videomtr/recipe=paper videomtr/budget=b64 --gpu h100",
+    "eval": "data/videomme.parquet --out runs/videomme videomtr.video.root=/videos",
+    "compare": "runs/single_turn runs/three_turns",
+    "ask": 'holiday.mp4 "What does the man buy?" --option "a hat" --option "a boat"',
+    "export": "checkpoints/videomtr/paper_b32 --out models/mine",
+    "report": "runs/dump --out page.html",
+    "rescore": "runs/dump --set gate=none --out runs/without_gate",
+    "pools": f"{_LAUNCH} videomtr.video.cache.dir=/data/pools --workers 16",
+    "frames": "talk.mp4 --range 40,55 --sheet closer.png",
+}
+"""Name -> arguments that its help shows."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -46,6 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         module = importlib.import_module(COMMANDS[command][0])
         module.add_arguments(parsers[command])
+        _add_example(parsers[command], command)
         # Overrides may stand before, between and behind options.
         args = parsers[command].parse_intermixed_args(arguments[1:])
         return int(module.run(args))
@@ -56,6 +73,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         reason = " ".join(str(error).split())
     print(f"videomtr {command}: {reason}", file=sys.stderr)
     return 2
+
+
+def _add_example(parser: argparse.ArgumentParser, command: str) -> None:
+    """End the help with an example, before whatever else the subcommand says there."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    more = f"\n\n{textwrap.fill(parser.epilog, 80)}" if parser.epilog else ""
+    parser.epilog = f"example:\n  videomtr {command} {EXAMPLES[command]}{more}".replace("%", "%%")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 """What a run needs, before it is launched: a run's sizes in, bytes, memory and time out.
 
 Bytes and tokens are formulas that the tests hold against real frames and real episodes. Memory and time are estimates:
-each says what it leaves out, and nobody has compared them with a GPU yet. docs/plan.md states every formula.
+each says what it leaves out, and none has been compared with a GPU yet. docs/appendix/plan_formulas.md has them all.
 """
 
 from __future__ import annotations

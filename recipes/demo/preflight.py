@@ -35,7 +35,7 @@ def problems(device, installed):
     if platform.system() != "Linux" or platform.machine() != "x86_64":
         yield (
             f"{platform.system()} on {platform.machine()}; expected Linux on x86_64, which the locks are resolved for; "
-            "elsewhere resolve them anew (make lock) with that platform's name"
+            "elsewhere resolve them again (make lock) with that platform's name"
         )
     free = shutil.disk_usage(Path.cwd()).free / 2**30
     needed = RUN_GIB if installed else INSTALL_GIB[device]

@@ -88,7 +88,7 @@ class Journal:
             except (ValueError, TypeError, KeyError, RecursionError):
                 raise JournalError(
                     f"line {number} is not an entry; expected JSON with a 'key'; {self.path}; "
-                    "remove that line, or move the journal away to start anew"
+                    "remove that line, or move the journal away to start again"
                 ) from None
         return entries
 

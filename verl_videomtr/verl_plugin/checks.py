@@ -25,7 +25,7 @@ ROW_AWARE_ESTIMATORS = (BONUS_ESTIMATOR, "grpo")
 
 
 def check_config(config: DictConfig, settings: Settings) -> None:
-    """Raise ValueError for the first contradiction; the message names the override that mends it."""
+    """Raise ValueError for the first contradiction; the message names the override that fixes it."""
     check_group_names(config)
     _check_old_keys(config)
     _check_trainer(config)

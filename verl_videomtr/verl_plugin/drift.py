@@ -28,7 +28,7 @@ def supported_range() -> str:
         requirement = Requirement(text)
         if requirement.name == "verl" and requirement.marker is None:
             return str(requirement.specifier)
-    raise RuntimeError("the installed verl-videomtr names no verl among its requirements; install it anew")
+    raise RuntimeError("the installed verl-videomtr names no verl among its requirements; install it again")
 
 
 def find_problems(
@@ -48,7 +48,7 @@ def find_problems(
             whole = f"{point.file}:{point.name}" if point.name else point.file
             problems.append(
                 f"{whole} {found}; verl_videomtr/verl_plugin/{point.used_by}.py is built on it; "
-                f"expected verl{_say_range()}; install such a verl, or mend that module and plug_points.py"
+                f"expected verl{_say_range()}; install a verl in that range, or adapt that module and plug_points.py"
             )
     return problems
 

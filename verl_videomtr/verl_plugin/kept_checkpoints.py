@@ -56,7 +56,7 @@ class KeptCheckpoints(PPOTrainer):
         if self.global_steps > 0 and "file" in self.config.trainer.logger:
             aside = checkpoints.set_aside(metrics_file(self.config.trainer), self.global_steps)
             if aside is not None:
-                logger.info("the metrics of the run before are in %s: verl begins its file anew", aside)
+                logger.info("the metrics of the run before are in %s: verl starts its file again", aside)
         super().fit(agent_loop_manager)
 
     @property

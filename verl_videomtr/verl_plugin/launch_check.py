@@ -38,7 +38,7 @@ class LaunchCheck(Callback):
 
 
 def check_launch(config: DictConfig) -> None:
-    """Raise ValueError for the first contradiction; the message names the override that mends it."""
+    """Raise ValueError for the first contradiction; the message names the override that fixes it."""
     check_config(config, load_settings(config))
     mode = OmegaConf.select(config, "trainer.v1.trainer_mode")
     if str(config.algorithm.adv_estimator) == BONUS_ESTIMATOR and mode in STOCK_MODES:

@@ -593,7 +593,7 @@ PLUG_POINTS: tuple[PlugPoint, ...] = (
         used_by="retrieve_tool",
         holds=("extra_info.update(tool_extra_fields.items())",),
     ),
-    # Faults that are mended in place.
+    # Faults that are fixed in place.
     PlugPoint(
         file="verl/utils/model.py",
         name="load_valuehead_model",

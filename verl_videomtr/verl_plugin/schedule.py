@@ -47,9 +47,9 @@ class Schedule:
         os.replace(beside, folder / STATE_FILE)
 
     def load(self, folder: Path) -> None:
-        """Go on from a checkpoint's state; one without it is logged, and the schedule starts anew."""
+        """Go on from a checkpoint's state; one without it is logged, and the schedule starts again."""
         path = folder / STATE_FILE
         if not path.is_file():
-            logger.warning("%s is missing: exploration bootstrapping starts anew", path)
+            logger.warning("%s is missing: exploration bootstrapping starts again", path)
             return
         self.bootstrap.load_state_dict(json.loads(path.read_text(encoding="utf-8"))["bootstrap"])

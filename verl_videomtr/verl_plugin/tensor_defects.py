@@ -1,6 +1,6 @@
 # Copyright 2025 Individual Contributor: the verl_videomtr authors
 # SPDX-License-Identifier: Apache-2.0
-"""A fault of TransferQueue 0.1.x that crashes a batch whose rows have one length, mended where the tensors are packed.
+"""A fault of TransferQueue 0.1.x that crashes a batch whose rows have one length, fixed where the tensors are packed.
 
 Position ids of a multimodal row are (4, length). Packed with torch.nested.as_nested_tensor, rows of different lengths
 become ragged in the last dimension, but rows of one length become ragged in the first, and verl's micro-batching and

@@ -104,7 +104,7 @@ class _WorkerState:
 
 
 def check_tool_settings(config: DictConfig, tool_schemas: list[dict[str, Any]] | None) -> None:
-    """Raise ValueError for the first contradiction between episode, loop and tool; the message names what mends it."""
+    """Raise ValueError for the first contradiction between episode, loop and tool; the message names the fix."""
     missing = [key for key in ("videomtr", "multi_turn") if key not in config]
     if missing:
         raise ValueError(

@@ -318,7 +318,7 @@ class _Watch:
         self._since, self._bytes, self._looks, self._busy_looks = time.monotonic(), self._bytes_read(), 0, 0
 
     def look(self) -> None:
-        """Begin anew if it read bytes meanwhile."""
+        """Start the wait again if it read bytes meanwhile."""
         if self._bytes_read() != self._bytes:
             self.begin()
         self._looks += 1

@@ -30,7 +30,7 @@ class Finding:
 
     level: Level
     check: str
-    """Which check found it, e.g. `lengths.prompt`; docs/doctor.md lists them."""
+    """Which check found it, e.g. `lengths.prompt`; docs/appendix/doctor_checks.md lists them."""
     what: str
     """What is so, with its value."""
     why: str = ""

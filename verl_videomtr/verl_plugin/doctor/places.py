@@ -248,4 +248,4 @@ def _judge_checkpoint(case: Case, folder: Path, mode: str) -> Iterator[Finding]:
             fix=f"trainer.total_training_steps={step + case.num_steps}, or {anew}",
         )
     elif mode == "auto":
-        yield note("places.resume", f"the run goes on from {folder}", fix=f"{anew} begins anew")
+        yield note("places.resume", f"the run goes on from {folder}", fix=f"{anew} starts again from step 0")
