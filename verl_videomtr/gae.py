@@ -16,6 +16,13 @@ What counts as a response token is `turn_ids`, the episode's own record, never w
 - A token without a turn id (an observation within or between turns, padding) does not exist for the recursions.
 - A turn number that no row holds (a response of no tokens, a lost row) still takes its discount: gamma_turn^2 lies
   between turns 0 and 2.
+
+The example of `verl_videomtr.token_packing` (turn 0 = tokens a, b with reward .6; turn 1 = token c with reward 1.1;
+V of a, b, c = .2, .3, .5), gamma_turn = .95, everything else 1:
+
+    turns     A_1 = 1.1 - .5 = .6;  A_0 = (.6 + .95 * .5 - .3) + .95 * A_1 = .775 + .57 = 1.345
+    tokens    turn 1 ends with A_1 + V(c) = 1.1, turn 0 with A_0 + V(b) = 1.645, in place of their rewards
+    c         1.1 - .5 = .6;   b  1.645 - .3 = 1.345;   a  1.645 - .2 = 1.445   (return 1.645 = .6 + .95 * 1.1)
 """
 
 from __future__ import annotations
@@ -204,9 +211,25 @@ def assign_credit(
 
 
 def _turn_scan(deltas: torch.Tensor, turns: Turns, decay: float) -> torch.Tensor:
-    """Solve A_k = delta_k + decay^(gap to the next turn) * A_next over every trajectory, by doubling the reach."""
+    """Solve A_k = delta_k + decay^(gap to the next turn) * A_next over every trajectory, by doubling the reach.
+
+    A loop over turns would take a step on the device for each; here 8 turns take 3. With three turns, last to first,
+    and decay d, `sums` holds
+
+        reach 1    delta_2    delta_1                delta_0                             what each turn sees by itself
+        reach 2    delta_2    delta_1 + d delta_2    delta_0 + d delta_1                 and one turn further
+        reach 4    delta_2    delta_1 + d delta_2    delta_0 + d delta_1 + d^2 delta_2   and up to three further
+
+    since adding the sum that stands `reach` places before, which itself reaches that far, doubles what is seen.
+
+    Args:
+        deltas: (num_turns,), in the order of `turns`: a trajectory's turns side by side, last to first.
+    Returns:
+        (num_turns,) A_k in the same order.
+    """
     sums, reach = deltas, 1
     while reach < len(sums):
+        # Side by side lie other trajectories' turns, too: nothing flows between them.
         same = turns.trajectories[reach:] == turns.trajectories[:-reach]
         if not bool(same.any()):
             break
@@ -218,7 +241,7 @@ def _turn_scan(deltas: torch.Tensor, turns: Turns, decay: float) -> torch.Tensor
 
 
 def _gae_within_turns(tokens: PackedTokens, end_rewards: torch.Tensor, gamma: float, lam: float) -> torch.Tensor:
-    """Run GAE inside each turn, with these rewards on the turn ends."""
+    """Run GAE inside each turn, with these rewards on the turn ends: (num_tokens,), in packed order."""
     rewards = tokens.rewards.index_copy(0, tokens.turns.ends, end_rewards)
     return _gae(rewards, tokens.values, tokens.turns.ends.sort().values, gamma, lam)
 
@@ -245,10 +268,19 @@ def _run_sums(x: torch.Tensor, starts: torch.Tensor, decay: float) -> torch.Tens
     """Compute y_i = x_i + decay * y_{i-1}, afresh at every start; overwrites x.
 
     A first pass runs over the starts. It tells what each run ends at by itself, and that, taken off where the next run
-    starts, makes the second pass begin there afresh.
+    starts, makes the second pass begin there afresh. With the runs (p) and (q, r):
+
+        first pass     p    q + decay p    r + decay q + decay^2 p
+        x              p    q - decay p    r                          the second run starts without what p leaves behind
+        second pass    p    q              r + decay q
+
+    Args:
+        x: (num_tokens,), in packed order.
+        starts: (num_runs,) ascending; where each run begins.
     """
     sums = _decayed_cumsum(x, decay)
     before = torch.where(starts > 0, sums[starts - 1], 0.0)
+    # Of the sum before a start, what this run alone has gathered: the runs before it are taken out.
     last = before[1:] - decay ** torch.diff(starts).double() * before[:-1]
     x[starts[1:]] -= decay * last
     return _decayed_cumsum(x, decay)

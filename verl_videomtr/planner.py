@@ -279,6 +279,11 @@ def _host_parts(run: Run, stored: int, validated: int) -> dict[str, float]:
 
 
 def _update_parts(run: Run, trained: Trained, idle: Trained | None) -> dict[str, float]:
+    """Of one GPU while one model is trained: its states in shards, the layer at work in full, and who waits beside.
+
+    The paper's 7B run on 8 GPUs: 8.29e9 parameters of 4 bytes in 8 shards are 3.9 GiB of weights, as much of gradients,
+    twice as much of Adam; the same states of the critic wait beside them, less the gradients.
+    """
     shard = 1 / run.shards
     parts = {
         "weights": trained.weight_bytes * shard,
@@ -287,7 +292,7 @@ def _update_parts(run: Run, trained: Trained, idle: Trained | None) -> dict[str,
         "gathered weights": _gathered_bytes(run.shape),
         "activations": _activation_bytes(run, trained),
     }
-    if trained.has_logits:
+    if trained.has_logits:  # (tokens, vocabulary) in bf16, for the whole micro-batch at once
         tokens = _micro_batch_tokens(run, trained)
         parts["logits"] = tokens * run.shape.vocab * 2.0 * trained.num_logit_copies
     if idle is not None:
@@ -364,8 +369,11 @@ def _seconds(run: Run, server_episodes: int) -> dict[str, float]:
     """The parts of a synchronous step, longest episodes throughout; weight transfer and decoding are left out."""
     forward = _forward_flops(run) * run.episodes / (run.num_gpus * run.gpu.flops * TRAIN_SHARE)
     servers = max(1, run.num_gpus // run.tensor_parallel)
+    # More episodes than the cache has room for are played one wave after the other.
     per_server = math.ceil(run.episodes / servers)
     waves = math.ceil(per_server / max(1, server_episodes))
+    # For every token that is decoded a GPU reads its weights once, and the cache of each episode it plays: on average
+    # half of what that holds in the end. What the episodes share is the weights, so many at once cost little more.
     read = 2 * run.shape.num_params / run.tensor_parallel
     read += min(per_server, max(1, server_episodes)) * run.rows[0].tokens * run.shape.kv_bytes_per_token() / 2
     replies = run.max_turns * run.max_response_tokens

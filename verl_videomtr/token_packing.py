@@ -5,6 +5,21 @@
 A row of a multi-turn batch is mostly observations and padding. Credit assignment works on the response tokens alone,
 so it packs them once, in float64 and in reversed order, and puts its results back at the end. What counts as a response
 token is `turn_ids`, the episode's own record; see `verl_videomtr.gae`.
+
+One row, three tokens a, b, c in two turns, an observation "-" between them and padding "." behind:
+
+    response         a  b  -  c  .        packed           c  b  a      (num_tokens,) = (3,), last token first
+    turn_ids         0  0 -1  1 -1        positions        3  1  0      in the flattened batch
+    values          .2 .3  0 .5  0        values          .5 .3 .2
+    rewards          0 .6  0 1.1 0        rewards        1.1 .6  0
+
+    turns            turn 1  turn 0       (num_turns,) = (2,), the trajectory's last turn first
+    ends             0       1            where c and b, the turns' last tokens, stand among the packed ones
+    lengths          1       2
+    gaps             0       1            turn 0 is one turn before the next, turn 1 has none behind it
+    last             0       0            the last turn of both is the one at position 0
+
+In this order "the next token" and "the next turn" stand before each element, so every recursion runs forward.
 """
 
 from __future__ import annotations
@@ -126,6 +141,7 @@ def _find_turns(token_turns: torch.Tensor, row_starts: torch.Tensor, trajectory_
     lengths = torch.diff(ends, append=ends.new_tensor([num_tokens]))
     rows = torch.searchsorted(row_starts, num_tokens - 1 - ends, right=True) - 1
     numbers, trajectories = token_turns[ends].long(), trajectory_of_row[rows]
+    # By trajectory, and in it from the last turn to the first: the second sort is stable and keeps the first's order.
     order = numbers.argsort(descending=True, stable=True)
     order = order[trajectories[order].argsort(stable=True)]
     ends, lengths, rows, numbers, trajectories = (x[order] for x in (ends, lengths, rows, numbers, trajectories))
@@ -146,6 +162,7 @@ def _find_turns(token_turns: torch.Tensor, row_starts: torch.Tensor, trajectory_
         numbers=numbers,
         trajectories=trajectories,
         gaps=gaps,
+        # A trajectory's last turn writes its own position, all others 0; the running maximum carries it to them.
         last=torch.where(has_next, 0, torch.arange(len(ends), device=ends.device)).cummax(0).values,
     )
 

@@ -3,6 +3,12 @@
 """What of verl the plugin is built on, one entry for each part that is no public interface; `drift` compares them.
 
 The plugin subclasses, wraps and replaces these. Whoever makes it rely on another part of verl adds it here.
+
+How to read an entry: `PlugPoint(file=_BASE, name="PPOTrainer._update_actor", used_by="trainers", parameters=_STEP)`
+says that trainers.py overrides that method and calls it with (self, batch, metrics). `holds` quotes lines of verl whose
+order or strings the plugin depends on without calling them: where a line is reworded, the plugin would go on and do
+something else, so the difference has to be found here. The files are parsed, never imported, so the check can run
+before verl does.
 """
 
 from __future__ import annotations

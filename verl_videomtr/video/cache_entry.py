@@ -7,6 +7,17 @@ order in which they came. The table has a row per pool frame with the place, len
 means not there yet. Bytes are written before the row that lists them, and a row is only ever replaced by one that lists
 the same frame again, so a reader needs no lock. The file is never mapped: a page of a file that was cut, or that a full
 disk cannot give, would kill the process that touches it, where a read returns an error.
+
+A pool of three frames of 2 x 2 pixels (12 bytes each, raw) whose frame 2 was asked for first, then frame 0; header of
+210 bytes:
+
+    byte    0   prefix, 40 bytes
+           40   row 0: offset 310, length 12, CRC      frame 0 came second
+           56   row 1: offset   0, length  0, 0        frame 1 is not there yet
+           72   row 2: offset 298, length 12, CRC      frame 2 came first
+           88   header (JSON), 210 bytes
+          298   bytes of frame 2
+          310   bytes of frame 0
 """
 
 from __future__ import annotations
@@ -231,6 +242,7 @@ class CacheEntry:
         except OSError:
             os.ftruncate(self._fd, end)
             raise
+        # Listed only now that all bytes are written: a reader that finds a row finds its frame.
         for row, place in zip(rows, np.array(places, dtype=_ROW), strict=True):
             _write(self._fd, place.tobytes(), PREFIX.size + int(row) * _ROW.itemsize)
 

@@ -5,6 +5,17 @@
 A decoder that hangs, crashes or leaks takes its child with it and nothing else; the common case pays a round trip
 instead of a process start. The children are fresh programs, never forks, so threads and locks of the parent cannot
 follow them. What may be the machine's fault is tried once more, in a fresh child, before it is called anybody's.
+
+    the child ...                                     what that is                    then
+    answers, or reports an error of the file          the file's                      it is kept for the next file
+    computes, without a byte or packet for too long   the file's: VideoTimeoutError   it is killed
+    takes longer than the deadline, moving on         the file's: VideoTimeoutError   it is killed
+    waits for bytes for too long, or does not start   perhaps the machine's           once more in a fresh child, then
+    dies                                              perhaps the machine's           MachineFaultError, or, where it
+                                                                                      crashed twice, DamagedVideoError
+
+Between parent and child goes one socket: (number, operation, arguments) there; back (number, kind, value) with kind
+"tick", "result" or "error", and behind the result of a decoding the frames as plain bytes.
 """
 
 from __future__ import annotations
@@ -156,6 +167,7 @@ class DecodeWorkers:
 
     def _take(self, torchcodec: bool, fresh: bool) -> _Child:
         with self._lock:
+            # The child that worked last comes first: its pages are warm. torchcodec needs a loader path of its own.
             for position in range(len(self._idle) - 1, -1, -1):
                 if self._idle[position].torchcodec == torchcodec and not fresh:
                     return self._idle.pop(position)
@@ -227,6 +239,7 @@ class _Child:
         """
         try:
             if not self._is_ready:
+                # A fresh child says once that its imports are done; they are no part of the file's time.
                 self._receive(_STARTUP_SECONDS, time.monotonic() + _STARTUP_SECONDS)
                 self._is_ready = True
             self.requests += 1
@@ -250,6 +263,7 @@ class _Child:
     def _receive(self, patience_seconds: float, ends: float) -> Any:
         """Return the next message; TimeoutError where the child makes no progress for so long, or `ends` passes."""
         self._watch.begin()
+        # Woken now and then to look at the child from outside: one that is stuck in C code sends no ticks.
         while not select.select([self._sock], [], [], _LOOK_SECONDS if patience_seconds > 1 else 0.05)[0]:
             self._watch.look()
             if time.monotonic() > ends or self._watch.idle_seconds() > patience_seconds:

@@ -5,6 +5,18 @@
 What a full episode needs comes from `budget`, with the lengths that were measured on this model, data and prompts (or
 round ones). Two frames are considered: the usual one (the largest of the videos that were opened) decides whether the
 run would fail, the largest one that the configuration allows is worth a warning.
+
+The paper's episode (K_max 3, w 2, 16 + 8 + 8 frames) is one row, all of it in the context:
+
+    prompt                              response
+    instructions, overview (16 frames)  reply 1, 8 frames, reply 2, 8 frames, reply 3
+    <= data.max_prompt_length           <= data.max_response_length
+    <------------------ <= rollout.max_model_len, and a micro-batch ------------------>
+
+With K_max 4 the window drops the overview before reply 4, which so gets a row of its own, whose prompt is the
+observation before reply 2 and all behind it: from there on data.max_prompt_length limits that context too
+(`lengths.window`). An episode whose shortest
+replies fit and whose longest do not is a warning; one that fits in no case is an error.
 """
 
 from __future__ import annotations
@@ -229,6 +241,7 @@ def _micro_batches(case: Case, needs: Episodes) -> Iterator[Finding]:
         spread = case.sequence_parallel[role]
         limit = int(case.get(key, 32768)) * spread
         sure, largest = (_longest_row(case, need) for need in (needs.sure, needs.largest))
+        # The actor's own limit has spoken for the keys that follow it, unless they spread a row over fewer GPUs.
         is_said = role != "critic" and case.follows(key) and spread >= case.sequence_parallel["actor"]
         if largest <= limit or is_said:
             continue
