@@ -30,8 +30,8 @@ PAGES = sorted(
 )
 NAMES = [page.relative_to(ROOT).as_posix() for page in PAGES]
 MAX_WORDS = 1200
-REFERENCE = ("docs/algorithm.md", "docs/learning_appendix.md")
-"""Tables and a report: the site lists them among the appendices."""
+REFERENCE = ("docs/algorithm.md", "docs/learning.md", "docs/learning_appendix.md")
+"""Tables, and the report of a study."""
 DATA_COMMANDS = ("benchmark", "check", "custom", "mix", "nextgqa", "qvhighlights")
 COMMAND = re.compile(
     rf"(?:videomtr (?P<name>{'|'.join(COMMANDS)})|python -m data_prep\.(?P<module>\w+)) (?P<rest>[^;|&]*)"
