@@ -123,7 +123,7 @@ class Recorder:
         if later:
             logger.warning(
                 "%s holds lines of an earlier run up to %s; expected none behind %s; they stay until their steps are "
-                "trained again; give a run that begins anew a videomtr.dump.dir of its own",
+                "trained again; give a run that starts from step 0 a videomtr.dump.dir of its own",
                 self._folder,
                 later[-1],
                 path.name,
