@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Needles in video: real mp4 files in which the frame that decides a question lies where an overview does not look.
 
     settings + seed -> layouts -> mp4 files (H.264) and parquet rows -> Sample.from_row
@@ -27,6 +29,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -88,6 +91,7 @@ class NeedleConfig:
     overview_frames: int = 8
     """n_0: the uniform overview of this many pool frames shows every scene and no needle."""
     num_scenes: int = 8
+    """Parts of a video, each of one colour."""
     needle_frames: int = 2
     """Length of a needle in slots."""
     needles_per_scene: int = 1
@@ -243,7 +247,8 @@ def draw_picture(colour: str, shape: str | None, size_px: int = PICTURE_PX) -> n
         }[shape]:
             board[rows, columns] = 255
     index = np.arange(size_px) * PICTURE_PX // size_px
-    return picture[index][:, index]
+    scaled: np.ndarray = picture[index][:, index]
+    return scaled
 
 
 def write_video(path: Path, layout: Layout, *, rate: Fraction | int, size_px: int = PICTURE_PX) -> None:
@@ -265,7 +270,7 @@ def write_video(path: Path, layout: Layout, *, rate: Fraction | int, size_px: in
         container.mux(stream.encode())
 
 
-def make_questions(layout: Layout, config: NeedleConfig, rng: random.Random) -> Iterator[dict]:
+def make_questions(layout: Layout, config: NeedleConfig, rng: random.Random) -> Iterator[dict[str, Any]]:
     """Ask about some of the scenes: the fields of a Sample that the layout decides, times still in slots."""
     askable = [scene for scene, needles in enumerate(layout.needles) if needles]
     for scene in rng.sample(askable, config.questions_per_video):
@@ -295,7 +300,9 @@ def make_questions(layout: Layout, config: NeedleConfig, rng: random.Random) -> 
         }
 
 
-def video_plan(config: NeedleConfig, *, seed: int, split: str, video_idx: int) -> tuple[Layout, Fraction, list[dict]]:
+def video_plan(
+    config: NeedleConfig, *, seed: int, split: str, video_idx: int
+) -> tuple[Layout, Fraction, list[dict[str, Any]]]:
     """Draw one video: its layout, frame rate and questions, decided by the seed, the split and its number alone."""
     rng = random.Random(f"{seed}/{split}/{video_idx}")
     config = one_length(config, video_idx)
@@ -310,7 +317,7 @@ def make_split(out: Path, config: NeedleConfig, *, seed: int, split: str, num_sa
     names = [f"videos/{split}_{i:05d}.mp4" for i in range(num_videos)]
     (out / "videos").mkdir(parents=True, exist_ok=True)
 
-    def write(name: str, plan: tuple[Layout, Fraction, list[dict]]) -> None:
+    def write(name: str, plan: tuple[Layout, Fraction, list[dict[str, Any]]]) -> None:
         write_video(out / name, plan[0], rate=plan[1], size_px=config.size_px)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -364,14 +371,32 @@ def make_dataset(out: Path, config: NeedleConfig, *, seed: int, num_samples: dic
     return True
 
 
+_HELP = {
+    "pool_size": "slots of a video; the episode's pool must have as many frames",
+    "overview_frames": "frames of the overview, which shows every scene and no needle",
+    "num_scenes": "parts of a video, each of one colour",
+    "needle_frames": "length of a needle in slots",
+    "needles_per_scene": "1: which shape; 2: which shape is first or last, so both must be seen",
+    "num_distractors": "scenes with needles besides the one asked about",
+    "random_order": "scene colours in random order; otherwise the question alone says where to look",
+    "shuffle_options": "options in random order; otherwise every shape has one letter",
+    "unreadable_percent": "chance that a sign shows a shape that no option names",
+    "mixed_length": "videos of three lengths, in place of scenes, needle length and distractors",
+    "num_phrasings": "how many ways to word the question are used",
+    "questions_per_video": "rows that share one video",
+    "size_px": "edge of the square video, in pixels",
+}
+"""Field of NeedleConfig -> what its option says in --help."""
+
+
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     """Add an option for every field of NeedleConfig."""
     for field in dataclasses.fields(NeedleConfig):
-        flag = "--" + field.name.replace("_", "-")
+        flag, text = "--" + field.name.replace("_", "-"), f"{_HELP[field.name]} (default: {field.default})"
         if isinstance(field.default, bool):
-            parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=field.default)
+            parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=field.default, help=text)
         else:
-            parser.add_argument(flag, type=int, default=field.default)
+            parser.add_argument(flag, type=int, metavar="N", default=field.default, help=text)
 
 
 def config_from_arguments(arguments: argparse.Namespace) -> NeedleConfig:
@@ -379,11 +404,18 @@ def config_from_arguments(arguments: argparse.Namespace) -> NeedleConfig:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m data_prep.synthetic", description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, required=True)
+    parser = argparse.ArgumentParser(
+        prog="python -m data_prep.synthetic",
+        description=(__doc__ or "").splitlines()[0],
+        epilog="example:\n  python -m data_prep.synthetic --out data/needles --num-train 256 --num-val 32",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the folder of videos and rows to make")
     for split, default in (("train", 1200), ("val", 64), ("test", 256)):
-        parser.add_argument(f"--num-{split}", type=int, default=default, help="rows (not videos)")
-    parser.add_argument("--seed", type=int, default=0)
+        parser.add_argument(
+            f"--num-{split}", type=int, metavar="N", default=default, help=f"rows, not videos (default: {default})"
+        )
+    parser.add_argument("--seed", type=int, metavar="N", default=0, help="another seed, other videos (default: 0)")
     add_config_arguments(parser)
     arguments = parser.parse_args(argv)
     try:

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Checkpoints of real runs: on a disk that is really full, and counted over real restarts."""
 
 from __future__ import annotations

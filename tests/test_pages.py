@@ -32,7 +32,7 @@ NAMES = [page.relative_to(ROOT).as_posix() for page in PAGES]
 MAX_WORDS = 1200
 REFERENCE = ("docs/algorithm.md", "docs/learning.md", "docs/learning_appendix.md")
 """Tables, and the report of a study."""
-DATA_COMMANDS = ("benchmark", "check", "custom", "mix", "nextgqa", "qvhighlights")
+DATA_COMMANDS = ("benchmark", "check", "custom", "mix", "nextgqa", "qvhighlights", "synthetic")
 COMMAND = re.compile(
     rf"(?:videomtr (?P<name>{'|'.join(COMMANDS)})|python -m data_prep\.(?P<module>\w+)) (?P<rest>[^;|&]*)"
 )
@@ -196,6 +196,19 @@ def test_every_help_has_an_example_and_a_word_on_each_option(monkeypatch, name):
     (parser,) = shown
     assert re.search(r"^ *example", parser.format_help(), re.M | re.I)
     assert not [action.dest for action in parser._actions if not action.help]
+
+
+def test_every_python_file_says_whose_it_is():
+    """As verl's own check of licences asks; its first line is one that this check knows."""
+    folders = ("verl_videomtr", "data_prep", "recipes", "benchmarks", "tests", "hydra_plugins", "docs")
+    files = [ROOT / "setup.py", *(path for folder in folders for path in (ROOT / folder).rglob("*.py"))]
+    lines = ("# Copyright 2025 Individual Contributor: ", "# SPDX-License-Identifier: Apache-2.0")
+    bare = [
+        str(path.relative_to(ROOT))
+        for path in files
+        if not all(map(str.startswith, path.read_text(encoding="utf-8").splitlines()[:2] or ("", ""), lines))
+    ]
+    assert not bare, bare
 
 
 FOREIGN = re.compile(

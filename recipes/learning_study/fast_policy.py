@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """The tiny model on whole batches of transcripts, with every picture's visual feature computed once.
 
 Equal to the model's own forward pass over pixels (a test compares them), at a fraction of the cost: a batch shows a few

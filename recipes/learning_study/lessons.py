@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Demonstrations that teach the tiny model sight and manners: scripted episodes with a label for every policy token.
 
     layout + script -> Episode, played with scripted responses -> token ids, pictures, labels

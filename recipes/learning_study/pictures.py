@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Frames for teaching: every picture of the task as it comes out of real mp4 files, through the real processor.
 
     layouts -> mp4 files -> FramePool -> Qwen2VLImageProcessor -> pixel_values by (colour, shape)

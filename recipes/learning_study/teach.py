@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """Teach the tiny model to see, to read, to name places and to keep the format: the stand-in for a pre-trained MLLM.
 
     untaught model -> eyes (vision encoder alone) -> lessons (scripted episodes) -> examination -> checkpoint

@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """The tiny base model: a real Qwen2.5-VL of about a million parameters, with its tokenizer and processor.
 
     seed -> tokenizer (byte-level BPE), image processor, architecture, untaught weights -> a checkpoint folder

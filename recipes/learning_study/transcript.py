@@ -1,3 +1,5 @@
+# Copyright 2025 Individual Contributor: the verl_videomtr authors
+# SPDX-License-Identifier: Apache-2.0
 """A conversation as token ids, message by message: what the agent loop puts together, without pixels.
 
 Observation -> chat template -> ids, with the picture behind every image token
