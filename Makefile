@@ -28,8 +28,10 @@ demo: $(INSTALLED) ## the real verl PPO trainer with this plugin, from nothing t
 	$(PY) recipes/demo/preflight.py --device $(DEVICE) --installed
 	$(PY) -m recipes.demo.main --device $(DEVICE)
 
+# With JOBS=4, four processes: a file stays in one, and so do all tests that start servers. Off unless it is asked for.
+JOBS ?= 0
 test: $(INSTALLED) ## unit tests and one short run of the real trainer (under 20 minutes on two cores)
-	$(PY) -m pytest -m "not slow"
+	$(PY) -m pytest -m "not slow" $(if $(filter-out 0,$(JOBS)),-n $(JOBS) --dist loadgroup)
 
 test-slow: $(INSTALLED) ## what takes longer: more families, kills and resumes, fuzzers
 	$(PY) -m pytest -m slow
