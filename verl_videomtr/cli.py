@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import importlib
 import sys
-import textwrap
 from collections.abc import Sequence
 
 from verl_videomtr.missing_packages import explain
@@ -34,16 +33,12 @@ _LAUNCH = "+videomtr/recipe=paper data.train_files=train.parquet data.val_files=
 EXAMPLES = {
     "doctor": f"{_LAUNCH} videomtr/budget=b64",
     "plan": "+videomtr/recipe=paper videomtr/budget=b64 --gpu h100",
-    "eval": "data/videomme.parquet --out runs/videomme videomtr.video.root=/videos",
-    "compare": "runs/single_turn runs/three_turns",
-    "ask": 'holiday.mp4 "What does the man buy?" --option "a hat" --option "a boat"',
-    "export": "checkpoints/videomtr/paper_b32 --out models/mine",
     "report": "runs/dump --out page.html",
     "rescore": "runs/dump --set gate=none --out runs/without_gate",
     "pools": f"{_LAUNCH} videomtr.video.cache.dir=/data/pools --workers 16",
     "frames": "talk.mp4 --range 40,55 --sheet closer.png",
 }
-"""Name -> arguments that its help shows."""
+"""Name -> arguments that its help shows; the other subcommands have an example of their own."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -76,10 +71,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _add_example(parser: argparse.ArgumentParser, command: str) -> None:
-    """End the help with an example, before whatever else the subcommand says there."""
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    more = f"\n\n{textwrap.fill(parser.epilog, 80)}" if parser.epilog else ""
-    parser.epilog = f"example:\n  videomtr {command} {EXAMPLES[command]}{more}".replace("%", "%%")
+    """End the help of a subcommand that has no example of its own with one."""
+    if command in EXAMPLES:
+        parser.formatter_class = argparse.RawDescriptionHelpFormatter
+        parser.epilog = f"example:\n  videomtr {command} {EXAMPLES[command]}"
 
 
 if __name__ == "__main__":
