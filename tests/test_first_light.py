@@ -87,7 +87,7 @@ def test_the_models_have_the_sizes_that_are_planned(name, layers, role):
 def test_flex_attention_is_the_language_models_alone():
     model = models.build(models.Case("tiny", "actor", 4, "packed", "flex_attention"), "meta")
     assert model.model.language_model.config._attn_implementation == "flex_attention"
-    assert model.model.visual.config._attn_implementation == "sdpa"
+    assert model.model.visual.config._attn_implementation == models.NAME
 
 
 def test_packed_is_what_padded_is_without_padding():
@@ -104,7 +104,7 @@ def test_packed_is_what_padded_is_without_padding():
 
 def test_ratios_are_of_the_measured_to_the_foretold(tmp_path):
     shapes = {"model": models.MODEL, "layers": None, "budget": 32, "role": "actor", "device": "NVIDIA H100 80GB HBM3"}
-    Record(tmp_path, "b").write("case", **shapes, update_seconds=2.0, peak_gib=60.0)
+    Record(tmp_path, "b").write("case", **shapes, padded_tokens=0, update_seconds=2.0, peak_gib=60.0)
     planned.run(Record(tmp_path, "d"), rehearse=False)
     line = read(tmp_path)[-1]
     assert line["data_sheet"] == "H100 80 GB"

@@ -220,3 +220,10 @@ def test_a_models_frames_have_at_most_128_visual_tokens(name, path, patch):
 def test_one_override_moves_actor_and_critic_to_another_copy():
     config = flat("+videomtr=paper", "+videomtr/model=qwen2_5_vl_7b", "actor_rollout_ref.model.path=/models/mine")
     assert config["critic.model.path"] == "/models/mine"
+
+
+@pytest.mark.parametrize("device", ["cpu", "gpu"])
+def test_the_tiny_model_runs_on_one_device(device):
+    """Through the demo: verl's default of two GPUs a vLLM server stopped it on a machine with one."""
+    found = flat("+videomtr=paper", f"+videomtr/device={device}", "+videomtr/model=tiny", "trainer.n_gpus_per_node=1")
+    assert found["actor_rollout_ref.rollout.tensor_model_parallel_size"] == 1

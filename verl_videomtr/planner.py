@@ -31,8 +31,12 @@ SERVER_RESERVE_GIB = 3.0
 """Estimate: what a vLLM server takes beside weights and cache (activations of one batch, CUDA graphs)."""
 CONTEXT_GIB = 2.0
 """Estimate: CUDA and NCCL in the training processes of one GPU."""
-TRAIN_SHARE, PREFILL_SHARE, READ_SHARE = 0.35, 0.5, 0.6
-"""Estimates: reached share of a GPU's arithmetic in training and prefill, and of its memory's speed in decoding."""
+TRAIN_SHARE = 0.14
+"""Measured: reached share of an H200's bf16 arithmetic in an update of the 3B through verl's FSDP engine, without
+flash-attn and with float32 weights (docs/performance.md). With bf16 weights 0.25 to 0.32; flash-attn is not measured.
+"""
+PREFILL_SHARE, READ_SHARE = 0.5, 0.6
+"""Estimates: reached share of a GPU's arithmetic in prefill, and of its memory's speed in decoding."""
 PROCESSOR_SECONDS = 0.06 / 16 / (224 * 392)
 """Measured: one thread of a shared x86-64 core takes 60 ms to process 16 frames of 224 x 392; per pixel."""
 

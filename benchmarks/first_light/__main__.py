@@ -2,12 +2,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Run the staged checks, shortest first; each in a process of its own with its own time limit.
 
-    python -m benchmarks.first_light [--rehearse] [--out DIR] [--stages a,c,b,d,e]
+    python -m benchmarks.first_light [--rehearse] [--out DIR] [--stages a,c,b,v,d,e]
 
     a  bi-level GAE: CUDA against the CPU, and its time against verl's loop
     b  actor and critic of Qwen2.5-VL-3B's shape, random weights: time, memory, tokens a second
     c  patches made on the device against those made on the CPU
-    d  what the planner foretold for b beside what b measured
+    v  the same updates through verl's FSDP engine, where verl and Ray import
+    d  what the planner foretold for b and v beside what they measured
     e  the demo's trainer for two steps, where verl, Ray and vLLM import
 
 DIR/results.jsonl grows while the stages run, DIR/results.md is written anew after each, so a run that is cut has said
@@ -29,16 +30,16 @@ from pathlib import Path
 
 from benchmarks.first_light.record import LINES, Record, write_table
 
-STAGES = {"a": "credit", "c": "patches", "b": "models", "d": "planned", "e": "trainer"}
+STAGES = {"a": "credit", "c": "patches", "b": "models", "v": "engine", "d": "planned", "e": "trainer"}
 """Letter -> module, in the order in which they run."""
-LIMIT_SECONDS = {"a": 120, "c": 60, "b": 300, "d": 30, "e": 300}
+LIMIT_SECONDS = {"a": 120, "c": 60, "b": 300, "v": 150, "d": 30, "e": 300}
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rehearse", action="store_true", help="tiny shapes on the CPU")
     parser.add_argument("--out", type=Path, default=Path("outputs/first_light"))
-    parser.add_argument("--stages", default=",".join(STAGES), help="letters; they run in the order a,c,b,d,e")
+    parser.add_argument("--stages", default=",".join(STAGES), help="letters; they run in the order a,c,b,v,d,e")
     parser.add_argument("--child", choices=STAGES, help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
     if arguments.child:

@@ -3,7 +3,9 @@
 """Stage b: one update of actor and critic at their true shapes with random weights, padded and packed.
 
 Through transformers and the plugin's value head, bf16 throughout (weights, gradients, Adam's states), with gradient
-checkpointing. Positions count up along each row on every axis, and the weights are random: neither changes the cost.
+checkpointing. The vision tower attends through torch's own variable-length kernel where a case does not say otherwise
+(verl_videomtr/vision_attention.py). Positions count up along each row on every axis, and the weights are random:
+neither changes the cost.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from benchmarks.first_light.planned import forward_flops, gpu_of
 from benchmarks.first_light.record import Record
 from benchmarks.first_light.shapes import TINY, frame_grid, model_config, trajectories
 from verl_videomtr.verl_plugin.value_heads import value_class
+from verl_videomtr.vision_attention import NAME
 
 MODEL, LARGE, LARGE_LAYERS = "Qwen2.5-VL-3B-Instruct", "Qwen2.5-VL-7B-Instruct", (4, 8)
 ROUNDS = 3
@@ -39,19 +42,24 @@ class Case:
     attention: str
     layers: int | None = None
     """Of the language model; None: its own."""
+    vision: str = NAME
+    """Attention of the vision tower."""
 
     def __str__(self) -> str:
         layers = f", {self.layers} layers" if self.layers else ""
-        return f"{self.model}{layers}, {self.role}, budget {self.budget}, {self.layout} {self.attention}"
+        sizes = f"{self.model}{layers}, {self.role}, budget {self.budget}"
+        return f"{sizes}, {self.layout} {self.attention}, vision {self.vision}"
 
 
 def cases(*, rehearse: bool) -> list[Case]:
     ways = [("padded", "sdpa"), ("packed", "sdpa")]
     if rehearse:
-        return [Case(TINY, role, 4, *way) for role in ("actor", "critic") for way in ways]
-    ways.insert(1, ("packed", "flex_attention"))  # the packed mask of sdpa is a whole square: last
-    at_size = [Case(MODEL, role, budget, *way) for budget in (32, 80) for role in ("actor", "critic") for way in ways]
-    return at_size + [Case(LARGE, "actor", 32, "padded", "sdpa", layers) for layers in LARGE_LAYERS]
+        return [Case(TINY, role, 4, *way, vision="sdpa") for role in ("actor", "critic") for way in ways]
+    padded = [Case(MODEL, role, budget, "padded", "sdpa") for budget in (32, 80) for role in ("actor", "critic")]
+    larger = [Case(LARGE, "actor", 32, "padded", "sdpa", layers) for layers in LARGE_LAYERS]
+    # The packed mask of sdpa is a whole square, and its tower's loop takes seconds: both last.
+    packed = [Case(MODEL, "actor", budget, "packed", way) for way in ("flex_attention", "sdpa") for budget in (32, 80)]
+    return padded + larger + packed + [Case(MODEL, "actor", 32, "padded", "sdpa", vision="sdpa")]
 
 
 def run(record: Record, *, rehearse: bool) -> None:
@@ -111,7 +119,7 @@ def measure(case: Case, device: str) -> dict[str, Any]:
 
 
 def build(case: Case, device: str) -> torch.nn.Module:
-    """The model of a case with random weights; the vision tower keeps sdpa."""
+    """The model of a case with random weights."""
     config = model_config(case.model, case.layers)
     with torch.device(device):
         if case.role == "actor":
@@ -122,6 +130,7 @@ def build(case: Case, device: str) -> torch.nn.Module:
             made = family._from_config(config, dtype=torch.bfloat16, attn_implementation="sdpa")
     # Set here: transformers refuses flex_attention for this family by name, though its layers look attention up freely.
     made.model.language_model.config._attn_implementation = case.attention
+    made.model.visual.config._attn_implementation = case.vision
     made.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return made.train()
 
@@ -167,23 +176,24 @@ def _update(
 ) -> tuple[float, float, float]:
     """Seconds of forward, backward and optimizer step."""
     optimizer.zero_grad(set_to_none=True)
-    times = [_now(device)]
+    times = [now(device)]
     logits = model(**inputs, use_cache=False).logits
     if logits.shape[-1] == 1:
         loss = (logits[..., 0] - 1.0).square()[labels >= 0].mean()
     else:
         loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=-100)
-    times.append(_now(device))
+    times.append(now(device))
     loss.backward()
-    times.append(_now(device))
+    times.append(now(device))
     optimizer.step()
-    times.append(_now(device))
+    times.append(now(device))
     if not torch.isfinite(loss):
         raise FloatingPointError(f"loss is {float(loss)}; expected a finite number")
     return times[1] - times[0], times[2] - times[1], times[3] - times[2]
 
 
-def _now(device: str) -> float:
+def now(device: str) -> float:
+    """Seconds, once the device has finished what was asked of it."""
     if device == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter()

@@ -113,12 +113,19 @@ def _has_verls_forward(model: Any) -> bool:
     return any(type(part).forward.__module__.startswith("verl.") for part in (model, model.base_model))
 
 
-def _use_blank_images(engine: Any) -> None:
-    """Let families without a forward pass of verl's own pass a micro-batch without images too: see `blank_image`."""
+def _prepare_models(engine: Any) -> None:
+    """Let families without a forward pass of verl's own pass a micro-batch without images too: see `blank_image`.
+
+    And where a GPU has no flash-attn, let the vision tower attend in one kernel: see `vision_attention`.
+    """
     stock = engine.apply_monkey_patch
 
     def apply_monkey_patch(model: Any, *args: Any, **kwargs: Any) -> None:
         stock(model, *args, **kwargs)
+        if torch.cuda.is_available():
+            from verl_videomtr.vision_attention import pack_vision_tower
+
+            pack_vision_tower(model)
         if getattr(model.config, "vision_config", None) is not None and not _has_verls_forward(model):
             from verl_videomtr.verl_plugin.blank_image import use_blank_image
 
@@ -127,7 +134,7 @@ def _use_blank_images(engine: Any) -> None:
     engine.apply_monkey_patch = apply_monkey_patch
 
 
-register_post_import_hook(_use_blank_images, "verl.workers.engine.fsdp.transformer_impl")
+register_post_import_hook(_prepare_models, "verl.workers.engine.fsdp.transformer_impl")
 
 
 def _keep_embeddings_of_towers_whole(module: Any) -> None:
