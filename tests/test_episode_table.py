@@ -207,6 +207,10 @@ def test_a_sheet_shows_the_frames_that_were_shown_and_marks_the_evidence():
     bar = columns[rows == rows[0]]
     width = WIDTH_PX - 2 * 16 - 84
     assert [(bar[0] - 100) / width, (bar[-1] - 100) / width] == pytest.approx([2 / 8, 4 / 8], abs=0.003)
+    borders = rows > rows[0] + 20
+    frame_2, _ = np.nonzero((sheet == pixels[2][0, 0]).all(axis=2))
+    assert 0 <= frame_2.min() - rows[borders].min() <= 20
+    assert (columns[borders].min(), columns[borders].max()) == (16, 16 + 87 + 6 + 87)
     assert len(where(draw({}), GREY)[0]) > len(where(sheet, GREY)[0])
 
 

@@ -112,7 +112,7 @@ def test_a_line_that_is_no_record_is_counted_and_stops_nothing(tmp_path, line):
 
 
 ODD = (
-    *({"episode": {name: value}} for name in RECORD["episode"] for value in (5, "abc", {}, [{}], [[None]], 10**400)),
+    *({"episode": {name: value}} for name in RECORD["episode"] for value in (5, "abc", {}, [], [{}], [[0]], 10**400)),
     *({name: value} for name in RECORD if name != "episode" for value in (5, "abc", {}, [{}], [[None]], 10**400)),
     {"turn_rewards": [float("nan"), float("inf")]}, {"segments": [[float("nan"), float("inf")]]}, {"step": -5},
     {"segments": [[-4, -2], [9, 3]]}, {"episode": {"times_seconds": [float("nan")] * 8}}, {"turn_rewards": [1e308] * 2},
@@ -133,6 +133,9 @@ def test_no_record_however_odd_stops_the_page(tmp_path):
     assert shown > len(ODD)
     assert unread > 100
     assert sum("could not be read" in note for note in index["notes"]) == 1
+    (place,) = (n for n, changes in enumerate(ODD) if "'times_seconds': [nan" in str(changes))
+    film = index["cards"]["film"][index["cards"]["sample"].index(f"s-{place}")]
+    assert read_block(text, "films0")[film]["times"] is None
 
 
 def test_a_record_of_any_size_takes_a_page_of_bounded_size(tmp_path):
