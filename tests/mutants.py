@@ -117,7 +117,7 @@ FAULTS = (
     Fault("lmms: a second video is dropped", "integrations/lmms_eval.py", "len(media) != 1 or ", "not media or ",
           (ADAPTER,)),
     Fault("lmms: only the question's first text", "integrations/lmms_eval.py",
-          '"\n".join(part["text"] for part in parts if part["type"] == "text")',
+          '"\\n".join(part["text"] for part in parts if part["type"] == "text")',
           'next(part["text"] for part in parts if part["type"] == "text")', (ADAPTER,)),
     Fault("lmms: a path from where it was started", "integrations/lmms_eval.py", 'os.path.abspath(media[0]["url"])',
           'media[0]["url"]', (ADAPTER,)),

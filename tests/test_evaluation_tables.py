@@ -308,6 +308,11 @@ def test_course_of_the_episodes():
     assert course["response_seconds_p50"] == pytest.approx(0.7)
 
 
+def test_best_look_may_be_the_overview():
+    assert result_of(record(episode={"initial_iou": 0.7})).best_iou == 0.7
+    assert result_of(record()).best_iou == 0.5
+
+
 def test_lost_line_is_a_failure_with_the_rows_groups(tmp_path):
     samples, _, _ = benchmark.convert("videomme", write_json(tmp_path / "videomme.json", [videomme_record()]))
     lost = {"status": "lost", "sample_id": samples[0].sample_id, "kind": "unreadable", "error": "no such file"}
