@@ -209,6 +209,8 @@ def test_a_run_whose_interval_reaches_down_to_a_level_is_not_decided(tmp_path):
 
 def test_episodes_without_bounds_are_not_judged_and_a_run_without_validation_has_no_verdict(tmp_path):
     assert judge(tmp_path, demo.task_config()) is None
+    validation(tmp_path, 0, 28)
+    assert judge(tmp_path, demo.task_config()) is None
     validation(tmp_path, 2, 28, max_turns=6)
     verdict = judge(tmp_path, demo.task_config())
     assert verdict.learned is None

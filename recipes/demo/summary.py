@@ -126,7 +126,7 @@ def write_summary(summary: Mapping[str, Any], run: Path) -> str:
     page.append(f"checkpoint:                 {summary['checkpoints']}")
     page.append(f"the same as JSON:           {run / 'summary.json'}")
     held_out = summary["held_out"]
-    page += ["", held_out["words"] if held_out else "No validation: nothing is said of held-out videos"]
+    page += ["", held_out["words"] if held_out else "No validation after training: nothing is said of held-out videos"]
     return "\n".join(page)
 
 

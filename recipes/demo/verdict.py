@@ -16,7 +16,7 @@ from data_prep.synthetic import NeedleConfig
 from recipes.learning_study.blind_bound import compute_bounds
 from verl_videomtr.episode import EpisodeConfig
 from verl_videomtr.evaluation.statistics import Estimate, mean_by_video
-from verl_videomtr.trajectory_files import VAL_FOLDER, read_file
+from verl_videomtr.trajectory_files import VAL_FOLDER, read_file, step_file
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -61,14 +61,17 @@ class Verdict:
 
 
 def judge(trajectories: Path, config: NeedleConfig) -> Verdict | None:
-    """Read a run's first and last validation; None where there is none.
+    """Read a run's first and last validation; None where there is none after training.
 
     Args:
         trajectories: the run's `videomtr.dump.dir`.
         config: the task, for the bounds.
     """
     files = sorted((trajectories / VAL_FOLDER).glob("step_*.jsonl"))
-    played = [read_file(path).played for path in (files[0], files[-1])] if files else [[]]
+    untrained = step_file(trajectories / VAL_FOLDER, 0)
+    if not files or files[-1] == untrained:
+        return None
+    played = [read_file(path).played for path in (files[0], files[-1])]
     if not played[-1]:
         return None
     before, after = (
@@ -94,7 +97,7 @@ def judge(trajectories: Path, config: NeedleConfig) -> Verdict | None:
     except ValueError:  # Overrides made episodes of a kind that has no bounds; the verdict says so.
         pass
     return Verdict(
-        before=before if len(files) > 1 else None,
+        before=before if files[0] == untrained else None,
         after=after,
         num_videos=len({record["video"] for record in played[-1]}),
         blind=blind,
