@@ -17,6 +17,7 @@ from typing import Any
 
 import transformers
 from tokenizers import AddedToken, Tokenizer
+from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
 from recipes.learning_study import tiny_model
@@ -58,6 +59,16 @@ _GEMMA_TEMPLATE = _template(
     trim=True,
 )
 
+_MISTRAL_TEMPLATE = (
+    "{{- bos_token -}}{%- set told = messages[0].role == 'system' -%}{%- for m in messages -%}"
+    "{%- if m.role != 'system' and (m.role == 'user') != (loop.index0 % 2 == told | int) -%}"
+    "{{- raise_exception('after the system message, roles must alternate user/assistant') -}}{%- endif -%}"
+    "{{- {'system': '[SYSTEM_PROMPT]', 'user': '[INST]', 'assistant': ''}[m.role] -}}"
+    + _PARTS % {"image": "[IMG]", "trim": ""}
+    + "{{- {'system': '[/SYSTEM_PROMPT]', 'user': '[/INST]', 'assistant': eos_token}[m.role] -}}{%- endfor -%}"
+)
+"""As Mistral's: it refuses two messages of a user in a row."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Family:
@@ -69,6 +80,8 @@ class Family:
     """A frame is a square of this side."""
     end_token: str
     """What a policy samples to end a response."""
+    frame_budget: int = 16
+    """Frames of an episode; fewer where a frame costs many tokens."""
 
 
 def _tokenizer(control: tuple[str, ...], *, template: str, eos: str, pad: str, bos: str | None = None, **named: str):
@@ -86,6 +99,9 @@ def _tokenizer(control: tuple[str, ...], *, template: str, eos: str, pad: str, b
     tokenizer.add_tokens([AddedToken(token, normalized=False, special=True) for token in control])
     tokenizer.add_tokens([AddedToken(token, normalized=False, special=False) for token in tiny_model.PLAIN_TOKENS])
     tokenizer.chat_template = template
+    if bos is not None:  # as those families' own: it adds the token that the template has written already
+        first = [(bos, tokenizer.bos_token_id)]
+        tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single=f"{bos} $A", special_tokens=first)
     return tokenizer
 
 
@@ -167,7 +183,9 @@ def _qwen3_vl() -> Family:
 
 def _qwen3_vl_moe() -> Family:
     processor = _qwen3_processor()
-    experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 64}
+    experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 96}
+    # Released checkpoints name it; transformers always does so, and vLLM does not start without it.
+    experts["norm_topk_prob"] = True
     text = _text(processor.tokenizer, head_dim=32, rope_parameters=_rope([6, 5, 5], mrope_interleaved=True), **experts)
     config = transformers.Qwen3VLMoeConfig(
         text_config=text, vision_config=_QWEN3_VISION, **_qwen_ids(processor.tokenizer)
@@ -204,7 +222,7 @@ def _glm4v() -> Family:
 
 def _gemma4() -> Family:
     control = ("<pad>", "<eos>", "<bos>", "<unk>", "<|turn>", "<turn|>", "<|image>", "<|image|>", "<image|>")
-    control += ("<|video|>", "<|audio>", "<|audio|>", "<audio|>")
+    control += ("<|video|>", "<|audio>", "<|audio|>", "<audio|>", "<|tool_response>")
     named = {"image_token": "<|image|>", "boi_token": "<|image>", "eoi_token": "<image|>"}
     named |= {"audio_token": "<|audio|>", "boa_token": "<|audio>", "eoa_token": "<audio|>"}
     tokenizer = _tokenizer(control, bos="<bos>", eos="<eos>", pad="<pad>", template=_GEMMA_TEMPLATE, **named)
@@ -231,7 +249,7 @@ def _gemma4() -> Family:
     vision |= {"num_key_value_heads": 2, "head_dim": 32, "patch_size": 16, "pooling_kernel_size": 3}
     config = transformers.Gemma4Config(
         text_config=text,
-        vision_config={**vision, "position_embedding_size": 1024},
+        vision_config={**vision, "position_embedding_size": 64},
         audio_config=None,
         tie_word_embeddings=True,
         image_token_id=ids("<|image|>"),
@@ -241,7 +259,7 @@ def _gemma4() -> Family:
         eoi_token_id=ids("<image|>"),
         boa_token_id=ids("<|audio>"),
     )
-    return Family(processor, config, 384, "<turn|>")
+    return Family(processor, config, 384, "<turn|>", frame_budget=4)
 
 
 def _internvl(side_px: int = 56) -> Family:
@@ -278,6 +296,34 @@ def _internvl(side_px: int = 56) -> Family:
     return Family(processor, config, side_px, "<|im_end|>")
 
 
+def _mistral3() -> Family:
+    control = ("<unk>", "<s>", "</s>", "<pad>", "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]", "[INST]", "[/INST]")
+    tokenizer = _tokenizer(
+        (*control, "[IMG]", "[IMG_BREAK]", "[IMG_END]"), bos="<s>", eos="</s>", pad="<pad>", template=_MISTRAL_TEMPLATE
+    )
+    processor = transformers.PixtralProcessor(
+        image_processor=transformers.PixtralImageProcessor(
+            size={"longest_edge": 112}, patch_size={"height": 14, "width": 14}
+        ),
+        tokenizer=tokenizer,
+        patch_size=14,
+        spatial_merge_size=2,
+        chat_template=_MISTRAL_TEMPLATE,
+    )
+    rope = {"rope_type": "default", "rope_theta": 1e6}
+    vision = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "head_dim": 32, "image_size": 112}
+    config = transformers.Mistral3Config(
+        text_config={"model_type": "mistral", "sliding_window": None, "head_dim": 32}
+        | _text(tokenizer, rope_parameters=rope, tie_word_embeddings=False),
+        vision_config={"model_type": "pixtral", "intermediate_size": 128, "patch_size": 14, **vision},
+        image_token_index=tokenizer.convert_tokens_to_ids("[IMG]"),
+        spatial_merge_size=2,
+        vision_feature_layer=-1,
+        tie_word_embeddings=False,
+    )
+    return Family(processor, config, 56, "</s>")
+
+
 FAMILIES: dict[str, Callable[[], Family]] = {
     "qwen2_vl": _qwen2_vl,
     "qwen2_5_vl": _qwen2_5_vl,
@@ -286,4 +332,5 @@ FAMILIES: dict[str, Callable[[], Family]] = {
     "glm4v": _glm4v,
     "gemma4": _gemma4,
     "internvl": _internvl,
+    "mistral3": _mistral3,
 }

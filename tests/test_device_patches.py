@@ -68,7 +68,9 @@ def same(first, second):
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_micro_batch_is_the_same_either_way(name):
     rows = Rows(name)
-    batches = [rows.images(1, 2, 1, seed=1), rows.images(1, seed=2)]
+    # Pixtral's pixels are padded to the largest frame of a row, so verl joins no rows whose frames differ in size.
+    wide = 1 if name == "mistral3" else 2
+    batches = [rows.images(1, wide, 1, seed=1), rows.images(1, seed=2)]
     old = [rows.old(images) for images in batches]
     new = [rows.new(images) for images in batches]
     assert all("pixel_values" not in row for row in new)

@@ -222,12 +222,26 @@ def test_templates_that_cannot_play_an_episode(composed, checkpoint, tmp_path, t
     assert says in finding.what  # in the words of verl's builder, or of the agent loop's comparison
 
 
-@pytest.mark.parametrize("fault", ["videomtr.video.pool.size=null", "videomtr.video.pool.size=[32,28]"])
+@pytest.mark.parametrize(
+    "fault",
+    [
+        ["videomtr.video.pool.size=null", "videomtr.video.pool.patch_px=14", "videomtr.video.pool.merge=2"],
+        ["videomtr.video.pool.size=[32,28]"],
+    ],
+    ids=["grid", "size"],
+)
 def test_frames_of_another_grid_than_the_model_s(composed, qwen3, fault):
-    given = [f"actor_rollout_ref.model.path={qwen3}", f"critic.model.path={qwen3}", fault]
+    given = [f"actor_rollout_ref.model.path={qwen3}", f"critic.model.path={qwen3}", *fault]
     given += ["videomtr.video.pool.max_tokens=16"]
     finding = only(model.check_model(composed.case(*given)), "frames.grid", Level.WARNING)
     found = list(model.check_model(composed.case(*given, *finding.fix.split())))
+    assert not bad(found)
+    assert [judged.level for judged in found if judged.check == "frames.grid"] == [Level.OK]
+
+
+def test_the_grid_is_the_models_where_nothing_is_said(composed, qwen3):
+    given = [f"actor_rollout_ref.model.path={qwen3}", f"critic.model.path={qwen3}", "videomtr.video.pool.size=null"]
+    found = list(model.check_model(composed.case(*given, "videomtr.video.pool.max_tokens=16")))
     assert not bad(found)
     assert [judged.level for judged in found if judged.check == "frames.grid"] == [Level.OK]
 

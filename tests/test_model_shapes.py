@@ -1,6 +1,6 @@
 # Copyright 2025 Individual Contributor: the verl_videomtr authors
 # SPDX-License-Identifier: Apache-2.0
-"""Parameter counts and cache sizes, held against transformers' classes and vLLM's cache formula."""
+"""Parameter counts, grids and cache sizes, held against real models, their processors and vLLM's cache formula."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ import json
 
 import pytest
 import torch
+from family_models import FAMILIES
 from transformers import AutoConfig, AutoModelForImageTextToText
-from transformers.models.qwen2_vl import Qwen2VLConfig
+from verl.utils.tokenizer import get_processor_token_id
 
-from verl_videomtr.model_shapes import KNOWN_CONFIGS, ModelShape, find_shape
+from verl_videomtr.model_shapes import KNOWN_CONFIGS, ModelShape, find_grid, find_shape, read_grid
+from verl_videomtr.verl_plugin.image_tokens import ImageTokens
+from verl_videomtr.verl_plugin.value_heads import value_class
 
 
 def transformers_model(config):
@@ -26,9 +29,6 @@ def count(model):
 def full_config(known):
     """A whole transformers config of the known sizes."""
     text, vision = dict(known["text_config"]), dict(known["vision_config"])
-    if known["model_type"] == "qwen2_5_vl":
-        text.pop("head_dim")
-    vision["out_hidden_size"] = text["hidden_size"]
     return AutoConfig.for_model(
         known["model_type"], text_config=text, vision_config=vision, tie_word_embeddings=known["tie_word_embeddings"]
     )
@@ -44,12 +44,50 @@ def full_config(known):
         ("Qwen3-VL-8B-Instruct", 8.77),
     ],
 )
-def test_parameters_are_those_of_transformers_own_class(name, billions):
-    shape = ModelShape.from_config(KNOWN_CONFIGS[name])
-    model = transformers_model(full_config(KNOWN_CONFIGS[name]))
+def test_known_models_are_as_large_as_their_cards_say(name, billions):
+    assert ModelShape.from_config(KNOWN_CONFIGS[name]).num_params / 1e9 == pytest.approx(billions, abs=0.005)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_any_family_is_counted_as_its_weights_are(name):
+    config = FAMILIES[name]().config
+    shape = ModelShape.from_config(json.loads(config.to_json_string()))
+    model = AutoModelForImageTextToText.from_config(config)
     assert shape.num_params == count(model)
-    assert shape.num_vision_params == count(model.model.visual)
-    assert shape.num_params / 1e9 == pytest.approx(billions, abs=0.005)
+    assert shape.num_language_params == count(model.get_decoder())
+    value, _ = value_class(type(config))
+    config.num_labels = 1
+    assert shape.num_value_params == count(value(config))
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_grid_is_what_the_processor_makes_of_a_frame(name):
+    family = FAMILIES[name]()
+    patch_px, merge = read_grid(json.loads(family.config.to_json_string()))
+    px = family.frame_px
+    reader = ImageTokens(family.processor, get_processor_token_id(family.processor, "image"))
+    assert reader.written(px, px).num_image_tokens == (px // (patch_px * merge)) ** 2
+
+
+def test_what_does_not_hold_for_a_family_is_said():
+    def doubts(name):
+        return ModelShape.from_config(json.loads(FAMILIES[name]().config.to_json_string())).doubts
+
+    assert doubts("qwen2_5_vl") == doubts("internvl") == ()
+    assert "every expert" in doubts("qwen3_vl_moe")[0]
+    assert "sliding_attention" in doubts("gemma4")[0]
+
+
+def test_a_config_without_patches_has_no_grid():
+    assert read_grid({"model_type": "bert"}) is None
+    assert read_grid({"vision_config": {"patch_size": [16, 16]}, "spatial_merge_size": 4}) == (16, 4)
+
+
+def test_the_grid_of_a_model_that_is_not_here_is_the_papers(tmp_path):
+    assert find_grid("/no/such/model") == (14, 2)
+    assert find_grid("Qwen/Qwen3-VL-4B-Instruct") == (16, 2)
+    FAMILIES["gemma4"]().config.save_pretrained(tmp_path)
+    assert find_grid(str(tmp_path)) == (16, 3)
 
 
 def test_the_critic_of_7b_is_as_large_as_in_the_authors_log():
@@ -57,24 +95,12 @@ def test_the_critic_of_7b_is_as_large_as_in_the_authors_log():
     assert shape.num_value_params / 1e9 == pytest.approx(7.75, abs=0.005)
 
 
-def test_qwen2_vl_is_counted_too():
-    config = Qwen2VLConfig(
-        text_config={
-            "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
-            "intermediate_size": 96, "vocab_size": 128,
-        },
-        vision_config={"embed_dim": 32, "depth": 2, "hidden_size": 64, "mlp_ratio": 4, "num_heads": 4},
-    )  # fmt: skip
-    shape = ModelShape.from_config(config.to_dict())
-    assert shape.num_params == count(transformers_model(config))
-
-
 def test_the_saved_config_and_the_flat_one_of_older_checkpoints_agree(tmp_path):
     known = KNOWN_CONFIGS["Qwen2.5-VL-7B-Instruct"]
     full_config(known).save_pretrained(tmp_path)
     saved, where = find_shape(str(tmp_path))
     assert where == str(tmp_path / "config.json")
-    flat = {key: value for key, value in known["text_config"].items() if key != "head_dim"}
+    flat = dict(known["text_config"])
     flat |= {"model_type": "qwen2_5_vl", "vision_config": known["vision_config"], "tie_word_embeddings": False}
     assert saved == ModelShape.from_config(flat) == find_shape("Qwen/Qwen2.5-VL-7B-Instruct")[0]
 
@@ -103,8 +129,8 @@ def test_cache_bytes_are_vllms():
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"model_type": "llama"}, r"model_type='llama' of config\.json; expected one of qwen2_vl"),
-        ({"model_type": "qwen3_vl", "vision_config": {"hidden_size": 8}}, r"has no 'num_attention_heads'"),
+        ({"model_type": "llama"}, r"model_type='llama' of config\.json; expected a model of transformers that gen"),
+        ({"model_type": "mine"}, r"model_type='mine' of config\.json; expected one that transformers knows"),
     ],
 )
 def test_an_unknown_model_is_refused(config, message):

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
+from verl_videomtr.budget import Needs, largest_frame_tokens, worst_rows
 from verl_videomtr.rewards import PRESETS, Baseline, Gate
 from verl_videomtr.settings import load_settings
 from verl_videomtr.verl_plugin.checks import check_config
@@ -95,6 +96,7 @@ def test_released_code_is_itself_on_every_recipe(overrides):
 @pytest.mark.parametrize("preset", ["paper", "released_code"])
 def test_a_models_group_changes_no_preset(model, preset):
     allowed = ("actor_rollout_ref.model.", "critic.model.", "data.image_patch_size", "videomtr.video.pool.patch_px")
+    allowed += ("videomtr.video.pool.merge",)
     rollout = ("tensor_model_parallel_size", "max_model_len", "prometheus.served_model_name")
     allowed += tuple(f"actor_rollout_ref.rollout.{key}" for key in rollout)
     changed = changes((f"+videomtr={preset}",), f"+videomtr={preset}", f"+videomtr/model={model}")
@@ -212,9 +214,22 @@ def test_a_budgets_longest_episode_fits_the_micro_batches(budget):
 def test_a_models_frames_have_at_most_128_visual_tokens(name, path, patch):
     config = flat("+videomtr=paper", f"+videomtr/model={name}")
     assert config["actor_rollout_ref.model.path"] == config["critic.model.path"] == path
-    assert config["videomtr.video.pool.patch_px"] == config["data.image_patch_size"] == patch
+    assert config["data.image_patch_size"] == patch
     pool = load_settings(compose(["+videomtr=paper", f"+videomtr/model={name}"])).video.pool
     assert (pool.max_tokens, pool.max_pixels) == (128, 128 * (2 * patch) ** 2)
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (GROUPS / "model").glob("*.yaml") if path.stem != "tiny"))
+def test_a_models_group_is_a_few_lines_and_holds_its_longest_episode(name):
+    assert len((GROUPS / "model" / f"{name}.yaml").read_text().splitlines()) <= 20
+    config = compose(["+videomtr=paper", f"+videomtr/model={name}"])
+    settings = load_settings(config)
+    check_config(config, settings)
+    assert config.critic.model.path == config.actor_rollout_ref.model.path
+    frame = largest_frame_tokens(settings.video.pool)
+    needs = Needs.of(worst_rows(settings.episode, frame_tokens=frame, max_response_tokens=512))
+    assert needs.prompt_tokens <= config.data.max_prompt_length
+    assert needs.response_tokens <= config.data.max_response_length
 
 
 def test_one_override_moves_actor_and_critic_to_another_copy():

@@ -42,7 +42,7 @@ def test_row_inputs_are_what_the_processor_makes_of_the_whole_conversation(name)
     assert needed <= set(inputs)
 
 
-@pytest.mark.parametrize("name", ["gemma4", "internvl"])
+@pytest.mark.parametrize("name", ["gemma4", "internvl", "mistral3"])
 def test_a_blank_image_reaches_every_parameter_and_changes_nothing(name, tmp_path, monkeypatch):
     family = FAMILIES[name]()
     torch.manual_seed(0)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from family_models import FAMILIES
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForImageTextToText
 
@@ -106,3 +107,26 @@ def test_each_family_loads_its_whole_backbone(family, tied, tmp_path):
     assert set(found) == set(expected)
     for name, value in expected.items():
         assert torch.equal(found[name], value), name
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_checkpoint_in_shards_loads_whole_for_any_family(family, tmp_path):
+    """The hub's layout of a large model: several files and an index."""
+    torch.manual_seed(0)
+    actor = AutoModelForImageTextToText.from_config(FAMILIES[family]().config)
+    actor.save_pretrained(tmp_path, max_shard_size=1_000_000)
+    assert len(list(tmp_path.glob("model-*.safetensors"))) > 2
+    critic = value_heads.load_value_model(str(tmp_path), torch.float32, _config(tmp_path), False)
+    again = AutoModelForImageTextToText.from_pretrained(tmp_path, dtype=torch.float32)
+    expected = {name: value for name, value in actor.named_parameters() if not name.startswith("lm_head.")}
+    backbone, reloaded = dict(critic.named_parameters()), dict(again.named_parameters())
+    assert set(expected) == {name for name in backbone if not name.startswith("score.")}
+    for name, value in expected.items():
+        assert torch.equal(backbone[name], value), name
+        assert torch.equal(reloaded[name], value), name
+
+
+def test_a_value_model_does_not_generate(checkpoint):
+    critic = value_heads.load_value_model(str(checkpoint), torch.float32, _config(checkpoint), False)
+    with pytest.raises(TypeError, match="has a value head; expected a model that generates"):
+        critic.prepare_inputs_for_generation()

@@ -26,13 +26,11 @@ from verl_videomtr.trajectory_files import read_file, step_file
 ROOT = Path(__file__).parents[1]
 CACHE = ROOT / ".cache" / "tests"
 
-PROBES = {
-    "videomtr_probe": (
-        "trainer.v1.trainer_mode=probe_sync",
-        "actor_rollout_ref.rollout.engine_kwargs.vllm.worker_extension_cls=videomtr_probe_vllm.ProbeWorkerExtension",
-    ),
-    "stock_probe": (),
-}
+_RECORDING = (
+    "trainer.v1.trainer_mode=probe_sync",
+    "actor_rollout_ref.rollout.engine_kwargs.vllm.worker_extension_cls=videomtr_probe_vllm.ProbeWorkerExtension",
+)
+PROBES = {"videomtr_probe": _RECORDING, "uncollapsed_probe": _RECORDING, "stock_probe": ()}
 """Modules in tests/e2e that are loaded beside the plugin and write down what passes, and what each needs set."""
 
 

@@ -2,20 +2,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sizes of a vision-language model, from its config.json alone: parameters, and bytes of its key-value cache.
 
-A config in, counts out; no weights, no torch. The counts are exact for Qwen2-VL, Qwen2.5-VL and Qwen3-VL (dense),
-which the tests hold against transformers' own classes.
+A config in, counts out. Parameters are counted on transformers' own class for the config, made without memory (torch's
+meta device), so any family that generates text from images is counted exactly. No weights are read.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
-"""Root `model_type` of the configs that the formulas hold for."""
+PLAIN_LAYERS = ("full_attention", "attention")
+"""`layer_types` of a text config whose keys and values are all kept."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +24,7 @@ class ModelShape:
     """What a config says about sizes."""
 
     family: str
-    """`model_type` of the config's root, one of `FAMILIES`."""
+    """`model_type` of the config's root."""
     hidden: int
     layers: int
     heads: int
@@ -31,104 +32,41 @@ class ModelShape:
     head_dim: int
     intermediate: int
     vocab: int
-    tied: bool
-    """Whether the embedding is the language head too."""
+    num_language_params: int
+    """Embedding, decoder layers and final norm; without the language head."""
+    num_head_params: int
+    """The language head, where it has weights of its own."""
+    num_vision_params: int
+    """The vision tower, and what joins it to the language model."""
+    lora_width: int
+    """Inputs and outputs of every linear layer of the decoder, added up."""
     vision_hidden: int
+    """0 where the config names no size of the tower that is known here; likewise the next two."""
     vision_layers: int
     vision_intermediate: int
-    vision_out: int
-    """Width of a visual token; the language model's."""
     patch_px: int
     temporal_patch: int
     """Frames that one patch spans; a single image is repeated to fill it."""
     merge: int
     """Patches a side that become one visual token."""
     channels: int = 3
-    position_embeddings: int = 0
-    """Learned positions of the vision tower (Qwen3-VL)."""
-    deep_layers: int = 0
-    """Vision layers whose output goes to the language model by a merger of its own (Qwen3-VL)."""
+    doubts: tuple[str, ...] = ()
+    """What of a plan does not hold for this family, and why."""
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], *, where: str = "config.json") -> ModelShape:
         """Read a config as transformers saves it, or in the flat layout of older Qwen-VL checkpoints.
 
         Raises:
-            ValueError: another family, or a size is missing.
+            ValueError: transformers has no model of this type that generates text from images, or the config lacks a
+                size.
         """
-        family = str(config.get("model_type"))
-        if family not in FAMILIES:
-            raise ValueError(
-                f"model_type={family!r} of {where}; expected one of {', '.join(FAMILIES)}, whose sizes are known; "
-                "plan with a model of the nearest size instead"
-            )
-        text, vision = config.get("text_config") or config, config.get("vision_config") or {}
-        try:
-            heads, hidden = int(text["num_attention_heads"]), int(text["hidden_size"])
-            # Qwen2-VL calls its vision width embed_dim, and hidden_size what it hands over.
-            width = int(vision["embed_dim"] if family == "qwen2_vl" else vision["hidden_size"])
-            wide = int(width * vision["mlp_ratio"]) if family == "qwen2_vl" else int(vision["intermediate_size"])
-            return cls(
-                family=family,
-                hidden=hidden,
-                layers=int(text["num_hidden_layers"]),
-                heads=heads,
-                kv_heads=int(text["num_key_value_heads"]),
-                head_dim=int(text.get("head_dim") or hidden // heads),
-                intermediate=int(text["intermediate_size"]),
-                vocab=int(text["vocab_size"]),
-                tied=bool(config.get("tie_word_embeddings", text.get("tie_word_embeddings", False))),
-                vision_hidden=width,
-                vision_layers=int(vision["depth"]),
-                vision_intermediate=wide,
-                vision_out=hidden,
-                patch_px=int(vision["patch_size"]),
-                temporal_patch=int(vision.get("temporal_patch_size", 2)),
-                merge=int(vision.get("spatial_merge_size", 2)),
-                channels=int(vision.get("in_channels", vision.get("in_chans", 3))),
-                position_embeddings=int(vision.get("num_position_embeddings", 0)),
-                deep_layers=len(vision.get("deepstack_visual_indexes", ())),
-            )
-        except KeyError as error:
-            raise ValueError(f"{where} has no {error}; expected the config of a {family} checkpoint") from error
+        return _count(json.dumps(dict(config), sort_keys=True, default=str), where)
 
     @property
     def factor_px(self) -> int:
         """Side of one visual token in pixels."""
         return self.patch_px * self.merge
-
-    @property
-    def num_language_params(self) -> int:
-        """Embedding, decoder layers and final norm; without the language head."""
-        queries, keys = self.heads * self.head_dim, self.kv_heads * self.head_dim
-        attention = self.hidden * (queries + 2 * keys) + queries * self.hidden
-        # Qwen3 has norms of queries and keys where Qwen2 has biases.
-        attention += 2 * self.head_dim if self.family == "qwen3_vl" else queries + 2 * keys
-        layer = attention + 3 * self.hidden * self.intermediate + 2 * self.hidden
-        return self.vocab * self.hidden + self.layers * layer + self.hidden
-
-    @property
-    def num_head_params(self) -> int:
-        """The language head, where it has weights of its own."""
-        return 0 if self.tied else self.vocab * self.hidden
-
-    @property
-    def num_vision_params(self) -> int:
-        """Patch embedding, vision layers and mergers."""
-        width, wide = self.vision_hidden, self.vision_intermediate
-        patches = self.channels * self.temporal_patch * self.patch_px**2 * width
-        attention = 4 * width * width + 4 * width
-        merged = width * self.merge**2
-        merger = merged * merged + merged + merged * self.vision_out + self.vision_out
-        if self.family == "qwen2_5_vl":
-            gated = 3 * width * wide + 2 * wide + width
-            return patches + self.vision_layers * (attention + gated + 2 * width) + merger + width
-        plain = 2 * width * wide + wide + width
-        total = patches + self.vision_layers * (attention + plain + 4 * width) + merger + 2 * width
-        if self.family == "qwen3_vl":
-            total += width + self.position_embeddings * width
-            total += self.deep_layers * (merger + 2 * merged)
-        return total
 
     @property
     def num_params(self) -> int:
@@ -142,9 +80,7 @@ class ModelShape:
 
     def num_lora_params(self, rank: int) -> int:
         """Adapters of that rank on every linear layer of the decoder (`all-linear`, the vision tower excluded)."""
-        queries, keys = self.heads * self.head_dim, self.kv_heads * self.head_dim
-        sides = (self.hidden + queries) * 2 + (self.hidden + keys) * 2 + (self.hidden + self.intermediate) * 3
-        return self.layers * rank * sides
+        return rank * self.lora_width
 
     def kv_bytes_per_token(self, bytes_per_value: int = 2) -> int:
         """Keys and values of one token in all layers: 2 * layers * kv_heads * head_dim * bytes."""
@@ -163,16 +99,127 @@ class ModelShape:
         return patches * self.channels * self.temporal_patch * self.patch_px**2 * 4
 
 
+@functools.lru_cache(maxsize=16)
+def _count(config_json: str, where: str) -> ModelShape:
+    """Make the model without memory and count."""
+    import torch
+    from transformers import AutoConfig, AutoModelForImageTextToText
+
+    raw = json.loads(config_json)
+    family = str(raw.pop("model_type", None))
+    try:
+        config: Any = AutoConfig.for_model(family, **raw)
+    except ValueError as error:
+        raise ValueError(f"model_type={family!r} of {where}; expected one that transformers knows") from error
+    if type(config) not in AutoModelForImageTextToText._model_mapping:
+        raise ValueError(
+            f"model_type={family!r} of {where}; expected a model of transformers that generates text from images; plan "
+            "with a model of the nearest size instead"
+        )
+    grid = read_grid(config.to_dict())
+    if grid is None:
+        raise ValueError(f"{where} has no vision_config.patch_size; expected the config of a {family} checkpoint")
+    text, vision = config.get_text_config(), config.vision_config
+    with torch.device("meta"):
+        model: Any = AutoModelForImageTextToText.from_config(config)
+    decoder, head = model.get_decoder(), model.get_output_embeddings()
+    is_tied = head is None or head.weight is model.get_input_embeddings().weight
+    num_language, num_head = _num_params(decoder), 0 if is_tied else head.weight.numel()
+    tower, doubts = _tower(vision), _doubts(text)
+    return ModelShape(
+        family=family,
+        hidden=text.hidden_size,
+        layers=text.num_hidden_layers,
+        heads=text.num_attention_heads,
+        kv_heads=text.num_key_value_heads,
+        head_dim=getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads,
+        intermediate=text.intermediate_size,
+        vocab=text.vocab_size,
+        num_language_params=num_language,
+        num_head_params=num_head,
+        num_vision_params=_num_params(model) - num_language - num_head,
+        lora_width=sum(
+            part.in_features + part.out_features for part in decoder.modules() if isinstance(part, torch.nn.Linear)
+        ),
+        vision_hidden=tower[0],
+        vision_layers=tower[1],
+        vision_intermediate=tower[2],
+        patch_px=grid[0],
+        merge=grid[1],
+        temporal_patch=getattr(vision, "temporal_patch_size", 1),
+        doubts=doubts if all(tower) else (*doubts, "the vision tower's activations are left out: its sizes have names "
+                                          "that are not known here"),
+    )  # fmt: skip
+
+
+def _num_params(module: Any) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _tower(vision: Any) -> tuple[int, int, int]:
+    """Width, layers and inner width of a vision tower; 0 for what the config does not name."""
+    # Qwen2-VL calls its vision width embed_dim, and hidden_size what it hands over.
+    hidden = getattr(vision, "embed_dim", None) or getattr(vision, "hidden_size", None) or 0
+    layers = getattr(vision, "depth", None) or getattr(vision, "num_hidden_layers", None) or 0
+    wide = getattr(vision, "intermediate_size", None) or hidden * getattr(vision, "mlp_ratio", 0)
+    return int(hidden), int(layers), int(wide)
+
+
+def _doubts(text: Any) -> tuple[str, ...]:
+    doubts = []
+    if getattr(text, "num_experts", None) or getattr(text, "num_local_experts", None):
+        doubts.append("time and activations are counted as if every token went through every expert")
+    others = sorted(set(getattr(text, "layer_types", None) or ()) - set(PLAIN_LAYERS))
+    if others:
+        doubts.append(f"the key-value cache and its time are upper bounds: some layers are {', '.join(others)}")
+    return tuple(doubts)
+
+
+def read_grid(config: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Read how a model cuts an image: (side of a patch in pixels, patches a side of one visual token).
+
+    Args:
+        config: the content of a config.json.
+    Returns:
+        None where it names no patch.
+    """
+    vision = config.get("vision_config") or {}
+    patch = vision.get("patch_size")
+    patch = patch[0] if isinstance(patch, (list, tuple)) else patch
+    if not patch:
+        return None
+    merge = vision.get("spatial_merge_size") or config.get("spatial_merge_size") or vision.get("pooling_kernel_size")
+    if not merge:
+        ratio = config.get("downsample_ratio")  # InternVL: of a side
+        merge = round(1 / ratio) if ratio else 1
+    return int(patch), int(merge)
+
+
+def find_grid(path: str) -> tuple[int, int]:
+    """Find the grid of a model: off its config where that is here, else the known one, else Qwen2.5-VL's, the paper's.
+
+    Args:
+        path: `actor_rollout_ref.model.path`.
+    """
+    try:
+        config, _ = find_config(path)
+    except ValueError:
+        return 14, 2
+    return read_grid(config) or (14, 2)
+
+
 def _config(
     family: str, text: tuple[int, int, int, int, int, int], vision: dict[str, Any], *, tied: bool
 ) -> dict[str, Any]:
     names = ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "intermediate_size")
-    sizes = dict(zip((*names, "vocab_size"), text, strict=True)) | {"head_dim": 128}
+    sizes = dict(zip((*names, "vocab_size"), text, strict=True))
+    vision = {**vision, "out_hidden_size": sizes["hidden_size"]}
     return {"model_type": family, "tie_word_embeddings": tied, "text_config": sizes, "vision_config": vision}
 
 
 def _vision(hidden: int, layers: int, wide: int, patch_px: int, **more: Any) -> dict[str, Any]:
-    return {"hidden_size": hidden, "depth": layers, "intermediate_size": wide, "patch_size": patch_px, **more}
+    sizes = {"hidden_size": hidden, "depth": layers, "intermediate_size": wide}
+    return {**sizes, "patch_size": patch_px, "spatial_merge_size": 2, **more}
 
 
 _VISION_2_5 = _vision(1280, 32, 3420, 14)
@@ -188,24 +235,39 @@ KNOWN_CONFIGS: dict[str, dict[str, Any]] = {
 """The sizes in the configs of the models that this package has groups for, where the checkpoint is not at hand."""
 
 
-def find_shape(path: str) -> tuple[ModelShape, str]:
-    """Find the sizes of a model without touching its weights or the network.
+def find_config(path: str) -> tuple[dict[str, Any], str]:
+    """Find the config of a model without touching its weights or the network.
 
     Args:
         path: `actor_rollout_ref.model.path`: a folder with a config.json, or a name on the hub.
     Returns:
-        The shape, and where it was found.
+        The config, and where it was found.
     Raises:
         ValueError: the path has no config here and no known name.
     """
     file = Path(path).expanduser() / "config.json"
+    if not file.is_file() and path.count("/") == 1 and not path.startswith((".", "~", "/")):
+        from huggingface_hub import try_to_load_from_cache
+
+        cached = try_to_load_from_cache(path, "config.json")
+        file = Path(cached) if isinstance(cached, str) else file
     if file.is_file():
-        return ModelShape.from_config(json.loads(file.read_text(encoding="utf-8")), where=str(file)), str(file)
+        return json.loads(file.read_text(encoding="utf-8")), str(file)
     name = path.rstrip("/").rpartition("/")[2]
     if name in KNOWN_CONFIGS:
-        return ModelShape.from_config(KNOWN_CONFIGS[name], where=name), f"the known sizes of {name}"
+        return KNOWN_CONFIGS[name], f"the known sizes of {name}"
     raise ValueError(
         f"actor_rollout_ref.model.path={path!r} holds no config.json and is none of {', '.join(KNOWN_CONFIGS)}; "
         "expected a checkpoint on this machine, or one of those names; download its config.json, or choose "
         "+videomtr/model=..."
     )
+
+
+def find_shape(path: str) -> tuple[ModelShape, str]:
+    """Find the sizes of a model: as `find_config`, counted.
+
+    Raises:
+        ValueError: there is no config, or it is no image-text-to-text model's.
+    """
+    config, where = find_config(path)
+    return ModelShape.from_config(config, where=where), where

@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from verl_videomtr.bootstrapping import BootstrapConfig
 from verl_videomtr.credit import CreditConfig
 from verl_videomtr.episode import EpisodeConfig
+from verl_videomtr.model_shapes import find_grid
 from verl_videomtr.prompts import Prompts
 from verl_videomtr.video.cache import PoolCache
 from verl_videomtr.video.cache_entry import FORMS
@@ -153,7 +154,11 @@ def load_settings(config: DictConfig) -> Settings:
     pool_raw = _mapping(video_raw.pop("pool", {}), "videomtr.video.pool")
     bootstrap_raw = _mapping(raw.pop("bootstrap", {}), "videomtr.bootstrap")
     video_parts = {
-        "pool": _build(PoolConfig, {**pool_raw, "num_frames": episode.pool_size}, "videomtr.video.pool"),
+        "pool": _build(
+            PoolConfig,
+            {**_with_grid(pool_raw, config), "num_frames": episode.pool_size},
+            "videomtr.video.pool",
+        ),
         "workers": _build(WorkerConfig, video_raw.pop("workers", {}), "videomtr.video.workers"),
         "cache": _build(CacheConfig, video_raw.pop("cache", {}), "videomtr.video.cache"),
     }
@@ -167,6 +172,15 @@ def load_settings(config: DictConfig) -> Settings:
     settings = _build(Settings, {**raw, **parts}, "videomtr")
     Prompts.load(settings.prompts)
     return settings
+
+
+def _with_grid(pool: dict[Any, Any], config: DictConfig) -> dict[Any, Any]:
+    """Fill in the grid of a frame, where the configuration leaves it to the model."""
+    names = ("patch_px", "merge")
+    if all(pool.get(name, 0) is not None for name in names):
+        return pool
+    found = find_grid(str(OmegaConf.select(config, "actor_rollout_ref.model.path")))
+    return pool | {name: value for name, value in zip(names, found, strict=True) if pool.get(name, 0) is None}
 
 
 def check_types(cls: type, values: Mapping[str, Any], where: str) -> None:

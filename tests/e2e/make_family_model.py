@@ -5,6 +5,7 @@
 python tests/e2e/make_family_model.py OUT FAMILY
 """
 
+import functools
 import random
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch
 from family_models import FAMILIES
 from make_habitual_model import QUARTERS, RETRIEVES
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText, GenerationConfig
 
 from recipes.learning_study.tiny_model import save_checkpoint
@@ -21,14 +23,15 @@ from verl_videomtr.episode import Episode, EpisodeConfig
 from verl_videomtr.prompts import Prompts
 from verl_videomtr.verl_plugin.row_inputs import TOKEN_TYPES, forward_names
 
-STEPS, WARMUP_STEPS, BATCH_SIZE, LR, NUM_IMAGES = 70, 10, 8, 3e-3, 32
+STEPS, WARMUP_STEPS, BATCH_SIZE, LR, NUM_IMAGES = 50, 10, 8, 3e-3, 32
 MAX_TURNS = 3
+SHARD_BYTES = 1_000_000
 
 
 def make_transcript(rng, family, images):
     """Play an episode by chance; return its text, whose responses end as the family's do, and its images."""
     episode = Episode(
-        config=EpisodeConfig(pool_size=64, frame_budget=16, max_turns=MAX_TURNS),
+        config=EpisodeConfig(pool_size=64, frame_budget=family.frame_budget, max_turns=MAX_TURNS),
         prompts=Prompts.load("tiny"),
         question="What does the gold scene show?\nA. cross\nB. square\nC. disc\nD. bar",
         times_seconds=[2.0 * i + 1 for i in range(64)],
@@ -61,6 +64,19 @@ def label_responses(ids, tokenizer, end_token):
                 labels[row, place] = token
             inside = inside and token != end
     return labels
+
+
+def save_as_on_the_hub(save, folder):
+    """Write weights in several files, and experts as released checkpoints have them.
+
+    transformers 5.9 turns the experts of Qwen3-VL-MoE when it loads such a checkpoint and does not turn them back.
+    """
+    save(folder, max_shard_size=SHARD_BYTES)
+    for file in Path(folder).glob("*.safetensors"):
+        tensors = load_file(file)
+        turned = [name for name in tensors if name.endswith((".experts.gate_up_proj", ".experts.down_proj"))]
+        tensors |= {name: tensors[name].transpose(1, 2).contiguous() for name in turned}
+        save_file(tensors, file, metadata={"format": "pt"})
 
 
 def main(out, name):
@@ -100,6 +116,7 @@ def main(out, name):
     model.generation_config = GenerationConfig(
         bos_token_id=tokenizer.bos_token_id or pad, eos_token_id=sorted(ends), pad_token_id=pad, do_sample=True
     )
+    model.save_pretrained = functools.partial(save_as_on_the_hub, model.save_pretrained)
     save_checkpoint(Path(out), model, family.processor, {"kind": "habitual", "family": name, "steps": STEPS})
 
 

@@ -39,6 +39,7 @@ from verl_videomtr.verl_plugin.batch_rows import (
 from verl_videomtr.verl_plugin.checks import BONUS_ESTIMATOR, check_config
 from verl_videomtr.verl_plugin.image_tokens import ImageTokens
 from verl_videomtr.verl_plugin.sized_images import without_pixels
+from verl_videomtr.verl_plugin.token_builder import fit_to_template
 from verl_videomtr.verl_plugin.token_policy import Segment, TokenLimits, TokenPolicy
 from verl_videomtr.verl_plugin.turn_end import TurnEnd, read_turn_end
 from verl_videomtr.video.service import FrameService
@@ -71,6 +72,7 @@ class VideoMTRAgentLoop(AgentLoopBase):
                 f"actor_rollout_ref.model.path={self.config.actor_rollout_ref.model.path!r} has no multimodal "
                 "processor that verl accepts; expected a vision-language checkpoint with its processor files beside it"
             )
+        fit_to_template(self.continuous_token_builder)
         self.worker = self._worker_state(self.config)
         self.settings = self.worker.settings
         if hasattr(self.continuous_token_builder, "processor"):
@@ -153,7 +155,26 @@ class VideoMTRAgentLoop(AgentLoopBase):
                 processor_kwargs=self.mm_processor_kwargs,
                 template_kwargs=self.apply_chat_template_kwargs,
             )
+            self._warn_of_resampling(self.worker.image_tokens, images)
         return self.worker.image_tokens.collapse(ids, [image.size for image in images])
+
+    def _warn_of_resampling(self, image_tokens: ImageTokens, images: list[Image.Image]) -> None:
+        """Say once a worker that the processor does not take frames as they are served."""
+        pool = self.settings.video.pool
+        if pool.size is not None or not images:
+            return
+        width, height = images[0].size
+        expected, written = width * height // pool.factor_px**2, image_tokens.written(width, height).num_image_tokens
+        if written != expected:
+            logger.warning(
+                "the processor makes %d tokens of a frame of %d x %d px, expected %d by a grid of %d px: it resamples "
+                "every frame once more; `videomtr doctor` names the model's own grid",
+                written,
+                width,
+                height,
+                expected,
+                pool.factor_px,
+            )
 
     @classmethod
     def _worker_state(cls, config: DictConfig) -> _WorkerState:

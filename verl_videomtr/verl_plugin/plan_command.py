@@ -1,6 +1,6 @@
 # Copyright 2025 Individual Contributor: the verl_videomtr authors
 # SPDX-License-Identifier: Apache-2.0
-"""`videomtr plan`: what a launch would need, from its overrides alone. No verl, no Ray, no weights.
+"""`videomtr plan`: what a launch would need, from its overrides alone. No Ray, no weights.
 
 videomtr plan +videomtr/recipe=paper videomtr/budget=b64
 videomtr plan +videomtr/recipe=paper --table
@@ -183,6 +183,7 @@ def render(run: Run, plan: Plan, *, where: str) -> str:
     row, shape = run.rows[0], run.shape
     lines = [
         f"{shape.num_params / 1e9:.2f}B parameters ({where}), {run.num_gpus} x {run.gpu.name} on {run.nodes} node(s)",
+        *(f"Not known of a {shape.family} model: {doubt}." for doubt in shape.doubts),
         "",
         f"The longest episode (formula): {run.max_turns} turns",
         _line("tokens", f"{plan.tokens_per_episode:,}", f"{len(run.rows)} row(s); first {row.prompt_tokens:,} + "
@@ -267,6 +268,7 @@ def _plain(run: Run, plan: Plan) -> dict[str, Any]:
         "num_gpus": run.num_gpus,
         "episodes_per_step": run.episodes,
         "num_params": run.shape.num_params,
+        "doubts": list(run.shape.doubts),
         **dataclasses.asdict(plan),
         "fits": plan.gpu_bytes <= run.gpu.memory_gib * GIB and plan.server_episodes > 0,
         "estimates": [*ESTIMATES, "fits"],

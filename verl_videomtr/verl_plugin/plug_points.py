@@ -531,6 +531,25 @@ PLUG_POINTS: tuple[PlugPoint, ...] = (
         name="create_continuous_token_builder",
         used_by="doctor/model",
     ),
+    PlugPoint(
+        file=_TOKENS,
+        name="ContinuousTokenBuilder._tokenize_single_non_tool",
+        used_by="token_builder",
+        parameters=("self", "message", "tools", "add_generation_prompt"),
+        holds=("[_SYNTHETIC_SYSTEM_MESSAGE, _SYNTHETIC_USER_MESSAGE], [message]",),
+    ),
+    PlugPoint(
+        file=_TOKENS,
+        name="ContinuousTokenBuilder.render_delta_token_id",
+        used_by="token_builder",
+        parameters=("self", "prefix_messages", "appended_messages", "add_generation_prompt", "tools"),
+    ),
+    PlugPoint(
+        file=_TOKENS,
+        name="VLContinuousTokenMixin.render_tokens_with_mm",
+        used_by="token_builder",
+        holds=("proc_kwargs = dict(self.mm_processor_kwargs or {})", "mm_processor_kwargs=proc_kwargs if proc_kwargs"),
+    ),
     # The stock tool loop.
     PlugPoint(
         file=_TOOL_LOOP,

@@ -65,6 +65,8 @@ def _flat(images: Any) -> list[Any]:
 
 def _joined(parts: list[Any]) -> Any:
     if isinstance(parts[0], torch.Tensor):
+        if any(part.shape[1:] != parts[0].shape[1:] for part in parts):  # pixels that keep an image's shape
+            parts = [part.flatten(1) for part in parts]
         return torch.cat(parts)
     if isinstance(parts[0], np.ndarray):
         return np.concatenate(parts)

@@ -55,16 +55,17 @@ def read_turn_end(tokenizer: Any, processor: Any, **template_kwargs: Any) -> Tur
             "the rendered text; set actor_rollout_ref.model.custom_chat_template to one that does"
         )
     closing_ids = tuple(tokenizer.encode(closing, add_special_tokens=False))
-    ends = {tokenizer.eos_token_id, *_generation_ends(str(tokenizer.name_or_path))}
+    ends = end_ids_of_server(tokenizer)
     if closing_ids and closing_ids[0] in tokenizer.all_special_ids:
-        ends.add(closing_ids[0])
-    return TurnEnd(closing_ids=closing_ids, end_ids=frozenset(token for token in ends if token is not None))
+        ends |= {closing_ids[0]}
+    return TurnEnd(closing_ids=closing_ids, end_ids=ends)
 
 
-def _generation_ends(folder: str) -> list[int]:
-    """The end tokens at which a server stops by the model's own generation config."""
+def end_ids_of_server(tokenizer: Any) -> frozenset[int]:
+    """Return the tokens at which a server stops: the tokenizer's, and those of the generation config beside it."""
     try:
-        ends = GenerationConfig.from_pretrained(folder).eos_token_id
+        ends = GenerationConfig.from_pretrained(str(tokenizer.name_or_path)).eos_token_id
     except OSError:
-        return []
-    return ends if isinstance(ends, list) else [] if ends is None else [ends]
+        ends = None
+    more = ends if isinstance(ends, list) else [ends]
+    return frozenset(token for token in (tokenizer.eos_token_id, *more) if token is not None)

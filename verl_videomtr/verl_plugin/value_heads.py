@@ -56,7 +56,9 @@ def value_class(config_class: type[PretrainedConfig]) -> tuple[type[PreTrainedMo
     generation: Any = AutoModelForImageTextToText._model_mapping[config_class]
     base = next(cls for cls in generation.__mro__[1:] if issubclass(cls, PreTrainedModel))
     name = generation.__name__.replace("ForConditionalGeneration", "") + "ForTokenClassification"
-    made = type(name, (ValueModel, base), {"__module__": __name__, "__doc__": f"{name}: a value head on every token."})
+    # Of its family's module: transformers reads that file to see what may be chosen for attention and experts.
+    body = {"__module__": generation.__module__, "__doc__": f"{name}: a value head on every token."}
+    made = type(name, (ValueModel, base), body)
     AutoModelForTokenClassification.register(config_class, made, exist_ok=True)
     mapping = get_checkpoint_conversion_mapping(generation.__name__)
     if mapping is not None:

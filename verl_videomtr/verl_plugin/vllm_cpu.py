@@ -11,14 +11,17 @@ from verl.workers.rollout.vllm_rollout.utils import vLLMColocateWorkerExtension
 
 
 class CPUWorkerExtension(vLLMColocateWorkerExtension):
-    """verl's worker extension, with vLLM's oneDNN packing off.
+    """verl's worker extension, with vLLM's packing of weights off.
 
-    The CPU build packs every linear weight for oneDNN when it loads and drops the original, so that later weights
-    could not be loaded; without packing it computes with the plain weight.
+    The CPU build packs every linear weight for oneDNN when it loads and drops the original, and experts' weights in
+    place, so that later weights could not be loaded or would be read as packed ones; without packing it computes with
+    the plain weight.
     """
 
     def __new__(cls, **kwargs: Any) -> "CPUWorkerExtension":
         import vllm._custom_ops as ops
+        from vllm.model_executor.layers.fused_moe.cpu_fused_moe import CPUFusedMOE
 
         ops._supports_onednn = False
+        CPUFusedMOE.check_grouped_gemm = lambda _moe, _layer: (False, "none")  # type: ignore[method-assign,assignment]
         return super().__new__(cls, **kwargs)

@@ -9,7 +9,7 @@ import sys
 import time
 
 from verl_videomtr.verl_plugin.doctor.examine import examine
-from verl_videomtr.verl_plugin.doctor.findings import Level, as_json, exit_code, summary
+from verl_videomtr.verl_plugin.doctor.findings import Level, as_json, exit_code, remedies, summary
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,5 +39,6 @@ def run(arguments: argparse.Namespace) -> int:
     lines = [
         finding.line() for finding in sorted(findings, key=lambda f: order.index(f.level)) if finding.level in shown
     ]
-    sys.stdout.write("\n".join([*lines, summary(findings, seconds=seconds)]) + "\n")
+    last = [summary(findings, seconds=seconds), remedies(findings)]
+    sys.stdout.write("\n".join([*lines, *filter(None, last)]) + "\n")
     return exit_code(findings)

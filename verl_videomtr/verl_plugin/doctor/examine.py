@@ -17,6 +17,7 @@ from verl_videomtr.verl_plugin.doctor import (
     batches,
     data,
     engine,
+    family,
     installation,
     lengths,
     machine,
@@ -74,6 +75,7 @@ def _checks(process: object) -> list[Callable[[Case], Iterator[Finding]]]:
         places.check_places,
         engine.check_engine,
         model.check_model,
+        family.check_family,
         lengths.check_lengths,
         machine.check_machine,
         lambda case: installation.check_registration(case, process),  # type: ignore[arg-type]  # last: it has to wait

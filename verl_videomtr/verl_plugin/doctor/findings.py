@@ -7,8 +7,11 @@ from __future__ import annotations
 import dataclasses
 import enum
 import json
+import re
 import traceback
 from collections.abc import Sequence
+
+_OVERRIDE = re.compile(r"(?<!\S)\+?[a-z_]+(?:[./][a-z_0-9]+)+=(?:\[[^\]]*\]|'[^']*'|[^\s,;<'\[]+)(?=[\s,;]|$)")
 
 
 class Level(str, enum.Enum):
@@ -116,6 +119,17 @@ def summary(findings: Sequence[Finding], *, seconds: float) -> str:
         f"{verdict}: {counted(count[Level.ERROR], 'error')}, {counted(count[Level.WARNING], 'warning')}, "
         f"{counted(count[Level.OK], 'check')} passed ({seconds:.1f} s)"
     )
+
+
+def remedies(findings: Sequence[Finding]) -> str:
+    """The overrides that errors and warnings offer first, in one line to copy; "" where none is an override."""
+    chosen: dict[str, str] = {}
+    for finding in findings:
+        if finding.level in (Level.ERROR, Level.WARNING):
+            first = re.split(r", or |; or |, which |, not | \(", finding.fix)[0]
+            for override in _OVERRIDE.findall(first):
+                chosen.setdefault(override.partition("=")[0].lstrip("+"), override)
+    return f"add: {' '.join(chosen.values())}" if chosen else ""
 
 
 def counted(number: int, noun: str) -> str:

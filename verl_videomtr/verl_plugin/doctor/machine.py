@@ -23,8 +23,8 @@ SOCKET_BYTES = 107
 FULL_SHARE = 0.95
 """A disk fuller than this is one that Ray writes no objects to (RAY_local_fs_capacity_threshold)."""
 BUCKET = "actor_rollout_ref.rollout.checkpoint_engine.update_weights_bucket_megabytes"
-PACKED_BY_FLASH = ("qwen2_vl", "qwen2_5_vl")
-"""Families whose attention verl replaces by flash-attn's wherever padding is removed."""
+PACKED_BY_FLASH = ("qwen2_vl", "qwen2_5_vl", "glm4v")
+"""Families whose attention verl replaces by flash-attn's wherever padding is removed (verl/models/transformers)."""
 STORE_MIB = 1024
 """Shared memory below which Ray's object store moves to the disk."""
 RESOURCES = ("ray_kwargs.ray_init.num_cpus", "ray_kwargs.ray_init.num_gpus")

@@ -313,16 +313,18 @@ def _grid(case: Case, measured: int, size: tuple[int, int]) -> Iterator[Finding]
 
 
 def _same_pixels(case: Case, renderer: Renderer, size: tuple[int, int]) -> Iterator[Finding]:
-    """vLLM's server is sent no `data.mm_processor_kwargs`: with them, training would see other frames than it."""
-    if not case.get("data.mm_processor_kwargs"):
+    """vLLM's server is sent no `data.mm_processor_kwargs`, but takes its own: both must make the same of a frame."""
+    key = "actor_rollout_ref.rollout.engine_kwargs.vllm.mm_processor_kwargs"
+    given, engines = (dict(case.get(name) or {}) for name in ("data.mm_processor_kwargs", key))
+    if given == engines:
         return
-    served = Renderer(case, mm_processor_kwargs={}).frame_tokens(size)
+    served = Renderer(case, mm_processor_kwargs=engines).frame_tokens(size)
     trained = renderer.frame_tokens(size)
     if served != trained:
         yield error(
             "frames.same",
-            f"data.mm_processor_kwargs={dict(case.config.data.mm_processor_kwargs)} makes {trained} tokens of a frame "
-            f"that vLLM makes {served} of",
+            f"data.mm_processor_kwargs={given} makes {trained} tokens of a frame that vLLM makes {served} of",
             why="the policy would be trained on other frames than it saw: log-probabilities of two models are compared",
-            fix="data.mm_processor_kwargs={} and videomtr.video.pool.max_tokens, which both sides see",
+            fix="data.mm_processor_kwargs={} and videomtr.video.pool.max_tokens, which both sides see; or the same in "
+            f"+{key}",
         )

@@ -49,6 +49,7 @@ class Renderer:
         from verl.utils.tokenizer import get_processor_token_id
         from verl.utils.tokenizer.continuous_token_wiring import create_continuous_token_builder
 
+        from verl_videomtr.verl_plugin.token_builder import fit_to_template
         from verl_videomtr.verl_plugin.turn_end import read_turn_end
 
         data, model = case.config.data, case.model
@@ -62,6 +63,7 @@ class Renderer:
             mm_processor_kwargs=mm_processor_kwargs,
             processor=model.processor,
         )
+        fit_to_template(self.builder)
         self.image_token_id = get_processor_token_id(model.processor, "image")
         self.closing_ids = list(
             read_turn_end(
