@@ -27,6 +27,7 @@ WINDOWS = (
     f"videomtr.episode.max_turns={MAX_TURNS}",
     f"videomtr.episode.window={WINDOW}",
     "videomtr.episode.initial_frames=6",
+    "videomtr.device_patches=false",  # the pixels of a row are compared below
     # Below 1 the values of later turns stay in the sum, so rows matter to each other in any batch, rewarded or not.
     f"videomtr.credit.lam_turn={LAM_TURN}",
 )
