@@ -73,16 +73,22 @@ class LoopWorker(_VerlWorker):
         self._num_reports = 0
         self._reports: deque[tuple[int, LossReport]] = deque(maxlen=_MOST_REPORTS)
         self._guard: _TrainerGuard | None = None
+        self._image_token_id = self._find_image_token()
         self._frame_rows = self._open_frame_rows()
 
-    def _open_frame_rows(self) -> FrameRows | None:
-        """Return what lets rows carry frames as bytes; None where they are to carry patches, as verl makes them."""
+    def _find_image_token(self) -> int | None:
+        """Return the token of images whose inputs are made here; None where verl makes them."""
         if self.processor is None or not value_heads.supports(self.processor.config):
             return None
-        token_id = get_processor_token_id(self.processor, "image")
-        if token_id is None or not load_settings(self.config).device_patches:
+        token_id: int | None = get_processor_token_id(self.processor, "image")
+        return token_id
+
+    def _open_frame_rows(self) -> FrameRows | None:
+        """Return what lets rows carry frames as bytes; None where they are to carry patches."""
+        if self._image_token_id is None or not load_settings(self.config).device_patches:
             return None
-        return FrameRows(self.processor, image_token_id=token_id, processor_kwargs=self._get_mm_processor_kwargs(None))
+        kwargs = self._get_mm_processor_kwargs(None)
+        return FrameRows(self.processor, image_token_id=self._image_token_id, processor_kwargs=kwargs)
 
     async def _run_agent_loop(
         self, sampling_params: dict[str, Any], trajectory: dict[str, Any], *, agent_name: str, **kwargs: Any
@@ -132,18 +138,17 @@ class LoopWorker(_VerlWorker):
 
     def _compute_multi_modal_inputs(self, output: AgentLoopOutput, input_ids: torch.Tensor) -> dict[str, Any]:
         media = output.multi_modal_data or {}
-        if self._frame_rows is not None and FRAMES in media and not media.get("videos"):
-            return self._frame_rows.inputs(media[FRAMES], input_ids=input_ids)
         images = media.get("images")
-        token_id = get_processor_token_id(self.processor, "image") if images else None
-        if not images or media.get("videos") or token_id is None or not value_heads.supports(self.processor.config):
+        if not images or media.get("videos") or self._image_token_id is None:
             return super()._compute_multi_modal_inputs(output, input_ids)
+        if self._frame_rows is not None and FRAMES in media:
+            return self._frame_rows.inputs(media[FRAMES], input_ids=input_ids)
         given = output.mm_processor_kwargs
         return image_inputs(
             self.processor,
             images,
             input_ids=input_ids,
-            image_token_id=token_id,
+            image_token_id=self._image_token_id,
             processor_kwargs=self._get_mm_processor_kwargs(None) if given is None else given,
         )
 
