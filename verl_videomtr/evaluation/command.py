@@ -28,7 +28,7 @@ from verl_videomtr.evaluation.playing import Admission, Table, play_all
 from verl_videomtr.evaluation.reading import read_played
 from verl_videomtr.evaluation.rendering import markdown, to_csv, to_json
 from verl_videomtr.evaluation.results import Result, result_of
-from verl_videomtr.evaluation.run_file import describe_run, one_line, open_run
+from verl_videomtr.evaluation.run_file import describe_run, open_run, say_run
 from verl_videomtr.evaluation.setup import Questions, Setup, compose_setup, read_questions
 from verl_videomtr.evaluation.tables import reports
 from verl_videomtr.serving.arguments import KEY_NOTE, add_server_arguments, open_servers
@@ -167,7 +167,7 @@ def _write(
 ) -> None:
     """Write everything that follows from the journal, and print the tables."""
     drift = run["drift"]
-    line = one_line(run, drift=say_drift(drift, max_turns=setup.settings.episode.max_turns))
+    line = say_run(run, drift=say_drift(drift, max_turns=setup.settings.episode.max_turns))
     by_id = {sample.sample_id: sample for sample in questions.samples}
     results = [result_of(each, by_id[each["sample_id"]]) for each in lines]
     write_file(args.out / EVAL_FILE, lines)

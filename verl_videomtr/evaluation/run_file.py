@@ -89,7 +89,7 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def one_line(run: Mapping[str, Any], *, drift: str) -> str:
+def say_run(run: Mapping[str, Any], *, drift: str) -> str:
     """Say everything that moves a number, in one line."""
     episode, pool = run["videomtr"]["episode"], run["videomtr"]["video"]["pool"]
     cache = run["videomtr"]["video"].get("cache") or {}
