@@ -20,9 +20,8 @@ from unittest import mock
 
 import torch
 
-from benchmarks.first_light.models import MODEL, ROUNDS, make_inputs, now
+from benchmarks.first_light.models import MODEL, ROUNDS, describe, make_inputs, now
 from benchmarks.first_light.models import Case as Update
-from benchmarks.first_light.planned import forward_flops, gpu_of
 from benchmarks.first_light.record import Record
 from benchmarks.first_light.shapes import TINY, model_config, trajectories
 
@@ -83,25 +82,9 @@ def measure(case: Update, device: str) -> dict[str, Any]:
     loss, grad_norm = sum(found["loss"]), float(found["metrics"]["grad_norm"])
     if not (loss == loss and 0 < grad_norm < float("inf")):
         raise FloatingPointError(f"loss {loss}, gradient norm {grad_norm}; expected finite ones, the norm not 0")
-    update = sorted(seconds[1:])[ROUNDS // 2]
-    tokens = sum(row.tokens for row in trajectories(case.model, case.budget))
-    padded = 2 * max(row.tokens for row in trajectories(case.model, case.budget)) - tokens
-    name = torch.cuda.get_device_name() if device == "cuda" else "cpu"
-    gpu = gpu_of(name)
-    flops = 3 * forward_flops(case.model, case.layers, case.budget)
     return {
-        "model": case.model,
-        "layers": case.layers,
-        "budget": case.budget,
-        "role": case.role,
-        "device": name,
-        "tokens": tokens,
-        "padded_tokens": padded,
+        **describe(case, device, update_seconds=sorted(seconds[1:])[ROUNDS // 2]),
         "first_seconds": seconds[0],
-        "update_seconds": update,
-        "tokens_per_second": tokens / update,
-        "share_of_bf16_peak": flops / update / gpu.flops if gpu else None,
-        "peak_gib": torch.cuda.max_memory_allocated() / 2**30 if device == "cuda" else None,
         "bytes_per_param": BYTES_PER_PARAM,
         "grad_norm": grad_norm,
     }

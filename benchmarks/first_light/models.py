@@ -96,9 +96,19 @@ def measure(case: Case, device: str) -> dict[str, Any]:
         torch.cuda.reset_peak_memory_stats()
     parts = [_update(model, inputs, labels, optimizer, device) for _ in range(ROUNDS)]
     forward, backward, step = (sorted(part)[ROUNDS // 2] for part in zip(*parts, strict=True))
-    tokens = sum(row.tokens for row in trajectories(case.model, case.budget))
+    return {
+        **describe(case, device, update_seconds=forward + backward),
+        "forward_ms": 1000 * forward,
+        "backward_ms": 1000 * backward,
+        "optimizer_ms": 1000 * step,
+    }
+
+
+def describe(case: Case, device: str, *, update_seconds: float) -> dict[str, Any]:
+    """What a case is, and the figures that follow from its time."""
+    lengths = [row.tokens for row in trajectories(case.model, case.budget)]
     name = torch.cuda.get_device_name() if device == "cuda" else "cpu"
-    gpu, update = gpu_of(name), forward + backward
+    gpu = gpu_of(name)
     flops = 3 * forward_flops(case.model, case.layers, case.budget)  # the recomputed forward is no useful work
     return {
         "model": case.model,
@@ -106,14 +116,11 @@ def measure(case: Case, device: str) -> dict[str, Any]:
         "budget": case.budget,
         "role": case.role,
         "device": name,
-        "tokens": tokens,
-        "padded_tokens": labels.numel() - tokens,
-        "forward_ms": 1000 * forward,
-        "backward_ms": 1000 * backward,
-        "optimizer_ms": 1000 * step,
-        "update_seconds": update,
-        "tokens_per_second": tokens / update,
-        "share_of_bf16_peak": flops / update / gpu.flops if gpu else None,
+        "tokens": sum(lengths),
+        "padded_tokens": len(lengths) * max(lengths) - sum(lengths) if case.layout == "padded" else 0,
+        "update_seconds": update_seconds,
+        "tokens_per_second": sum(lengths) / update_seconds,
+        "share_of_bf16_peak": flops / update_seconds / gpu.flops if gpu else None,
         "peak_gib": torch.cuda.max_memory_allocated() / 2**30 if device == "cuda" else None,
     }
 

@@ -43,7 +43,7 @@ def model_config(name: str, layers: int | None = None) -> Qwen2_5_VLConfig:
         }
     else:
         known = KNOWN_CONFIGS[name]
-        text = {key: value for key, value in known["text_config"].items() if key != "head_dim"}
+        text = dict(known["text_config"])
         vision, tied, sections, tokens = dict(known["vision_config"]), known["tie_word_embeddings"], [16, 24, 24], {}
     text |= {"rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": sections}}
     text |= {"num_hidden_layers": layers or text["num_hidden_layers"], "use_cache": False, "tie_word_embeddings": tied}
