@@ -7,16 +7,14 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
-import os
-import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from pathlib import Path
 
 import pytest
+from killed_client import kill_midway
 from scripted_server import Reply, ScriptedServer, say
+from trainer_runs import make_needles
 
 from verl_videomtr.cli import main
 from verl_videomtr.evaluation.playing import FIRST_EPISODES, Admission
@@ -24,7 +22,6 @@ from verl_videomtr.sample import question_text, read_rows, write_rows
 from verl_videomtr.serving.endpoints import choose
 from verl_videomtr.serving.journal import Journal
 
-ROOT = Path(__file__).resolve().parents[1]
 KEY = "sk-very-secret-0123456789"
 LOOK = "<think>0 nothing</think><retrieve>4,9</retrieve>"
 
@@ -32,13 +29,7 @@ LOOK = "<think>0 nothing</think><retrieve>4,9</retrieve>"
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     """Twelve questions, told apart by their text, about a few synthetic videos."""
-    folder = tmp_path_factory.mktemp("needles") / "data"
-    subprocess.run(
-        [sys.executable, "-m", "data_prep.synthetic", "--out", str(folder), "--seed", "1", "--num-train", "4"]
-        + ["--num-val", "12", "--num-test", "4", "--pool-size", "64", "--num-scenes", "4", "--num-distractors", "3"],
-        cwd=ROOT,
-        check=True,
-    )
+    folder = make_needles(tmp_path_factory.mktemp("asked"), num_train=4, num_val=12)
     rows = [
         dataclasses.replace(row, question=f"Which shape, question {number}?")
         for number, row in enumerate(read_rows(folder / "val.parquet"))
@@ -146,17 +137,9 @@ def test_killed_run_pays_for_nothing_twice(data, tmp_path):
         return Reply(body=reply.body, delay_seconds=0.15)
 
     with ScriptedServer(slowly) as server:
-        command = [sys.executable, "-m", "verl_videomtr.cli", "eval", str(data / "val.parquet")]
-        command += ["--out", str(tmp_path / "out"), "--base-url", server.url, "--concurrency", "2"]
-        command += ["+videomtr=paper", "+videomtr/model=tiny", f"videomtr.video.root={data}"]
-        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        journal = tmp_path / "out" / "journal.jsonl"
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline and (not journal.exists() or journal.read_bytes().count(b"\n") < 7):
-            time.sleep(0.02)
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait(10)
-        kept = {json.loads(line)["key"] for line in journal.read_bytes().split(b"\n")[:-1]}
+        arguments = [str(data / "val.parquet"), "--base-url", server.url, "--concurrency", "2"]
+        arguments += ["+videomtr=paper", "+videomtr/model=tiny", f"videomtr.video.root={data}"]
+        kept = kill_midway(arguments, tmp_path / "out", num_answers=7, limit_seconds=60)
         assert 7 <= len(kept) < 24
         time.sleep(0.5)  # what is in flight ends at the server
         before = len(played(server))

@@ -8,29 +8,21 @@ test_lmms_eval.py runs it inside the real one.
 from __future__ import annotations
 
 import importlib
-import subprocess
 import sys
 import types
-from pathlib import Path
 
 import pytest
 from scripted_server import Reply, ScriptedServer, say
+from trainer_runs import make_needles
 
 from verl_videomtr.evaluation.run_file import RunError
 
-ROOT = Path(__file__).resolve().parents[1]
 OVERRIDES = "+videomtr=paper +videomtr/model=tiny"
 
 
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("lmms") / "data"
-    subprocess.run(
-        [sys.executable, "-m", "data_prep.synthetic", "--out", str(folder), "--num-train", "4", "--num-val", "4"]
-        + ["--num-test", "4", "--pool-size", "64"],
-        cwd=ROOT,
-        check=True,
-    )
+    folder = make_needles(tmp_path_factory.mktemp("lmms"), num_train=4)
     return sorted(folder.rglob("*.mp4"))
 
 

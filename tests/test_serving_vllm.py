@@ -5,15 +5,12 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
 import time
 
 import pytest
+from killed_client import kill_midway
 from served import serve
-from trainer_runs import ROOT, build_model, make_data
+from trainer_runs import build_model, make_data
 
 from verl_videomtr.cli import main
 
@@ -98,17 +95,10 @@ def test_finished_run_asks_nothing_again(greedy, data, url):
 def test_killed_client_asks_for_nothing_again_that_it_had_received(greedy, data, url, log, tmp_path):
     """SIGKILL; the server's own log of requests is the judge."""
     out, in_flight, before_a_run = tmp_path / "out", 2, 2
-    command = [sys.executable, "-m", "verl_videomtr.cli", "eval", str(data / "train.parquet"), "--base-url", url]
-    command += ["--out", str(out), "--concurrency", str(in_flight), *OVERRIDES, f"videomtr.video.root={data}", GREEDY]
+    arguments = [str(data / "train.parquet"), "--base-url", url, "--concurrency", str(in_flight)]
+    arguments += [*OVERRIDES, f"videomtr.video.root={data}", GREEDY]
     first = num_answered(log)
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    journal = out / "journal.jsonl"
-    deadline = time.monotonic() + 300
-    while time.monotonic() < deadline and (not journal.exists() or journal.read_bytes().count(b"\n") < 9):
-        time.sleep(0.02)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait(10)
-    kept = {json.loads(line)["key"] for line in journal.read_bytes().split(b"\n")[:-1]}
+    kept = kill_midway(arguments, out, num_answers=9, limit_seconds=300)
     total = sum(len(line["episode"]["responses"]) for line in lines_of(greedy))
     assert 9 <= len(kept) < total
     time.sleep(2)  # what is in flight ends at the server
