@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import importlib
 import os
 import shutil
 import sys
@@ -58,6 +59,7 @@ ROLLOUT, HEADS = "test_rollout.py", "test_verl_value_heads.py"
 WATCHDOG, LOSSES, LOOPS = "test_watchdog.py", "test_losses.py", "test_loop_workers.py"
 KEPT, CHECKPOINTS = "test_kept_checkpoints.py", "test_checkpoints.py"
 IMAGES, INPUTS, BUILDER = "test_image_tokens.py", "test_row_inputs.py", "test_token_builder.py"
+SPOOL = "test_serving_spool.py"
 SHAPES, FAMILY, AGREEMENT = "test_model_shapes.py", "test_doctor_family.py", "test_rollout_agreement.py"
 
 _BESIDE, _MODELS = (
@@ -166,14 +168,14 @@ FAULTS = (
           (CLIENT, CHAT)),
     Fault("spool: texts overlap", "serving/spool.py", "segment.num_bytes += len(text)",
           "segment.num_bytes += len(text) - 1",
-          (CHAT,)),
+          (SPOOL,)),
     Fault("spool: a file stays open for ever", "serving/spool.py",
-          "        weakref.finalize(self, os.close, self.descriptor)\n", "", ("test_serving_spool.py",)),
+          "        weakref.finalize(self, os.close, self.descriptor)\n", "", (SPOOL,)),
     Fault("spool: a file keeps its name", "serving/spool.py", "        os.unlink(name)\n", "",
-          ("test_serving_spool.py",)),
+          (SPOOL,)),
     Fault("spool: a short write is taken for a whole one", "serving/spool.py",
           "            while written < len(text):\n",
-          "            if written < len(text):\n", ("test_serving_spool.py",)),
+          "            if written < len(text):\n", (SPOOL,)),
     Fault("journal: a cut line stays", "serving/journal.py", "            self._file.truncate(size)\n", "", (CLIENT,)),
     Fault("eval: a locked folder is written to", "evaluation/command.py",
           "            with Journal(args.out / JOURNAL) as journal:\n                open_run(args.out, described)\n",
@@ -536,11 +538,22 @@ def _run_tests(tests: list[str], copy: Path) -> None:
         sys.path[:0] = [str(copy), str(copy / "tests")]
         import pytest
 
+        _register()
         options = ["-q", "-x", "-p", "no:cacheprovider", "-p", "no:hypothesispytest"]
         with open(OUTPUT, "w") as output, contextlib.redirect_stdout(output):
             code = int(pytest.main([*options, *(f"tests/{test}" for test in tests)]))
     finally:
         os._exit(code)
+
+
+def _register() -> None:
+    """Register the copy's plugin; what was imported before it has taken verl's own `hf_processor` by its name."""
+    import verl.utils
+
+    importlib.import_module("verl_videomtr.verl_plugin.register")
+    for module in list(sys.modules.values()):
+        if "hf_processor" in vars(module):
+            vars(module)["hf_processor"] = verl.utils.hf_processor
 
 
 if __name__ == "__main__":

@@ -61,6 +61,17 @@ async def test_async_function_and_numpy_number():
     assert not score.correct
 
 
+async def test_functions_run_in_threads_that_hold_up_no_exit():
+    is_daemon = []
+
+    def function(**_):
+        is_daemon.append(threading.current_thread().daemon)
+        return 0.5
+
+    await score_episode(function, SAMPLE, make_record())
+    assert is_daemon == [True]
+
+
 async def test_dict_keeps_its_numbers_and_its_own_accuracy():
     score = await score_episode(
         lambda **_: {"score": 1.0, "acc": 0, "length": 3, "pred": "B", "reward": 9.0}, SAMPLE, make_record()
