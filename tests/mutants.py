@@ -366,7 +366,7 @@ FAULTS = (
           (LOSSES,)),
     Fault("validation empties the losses of training", "verl_plugin/counted_run.py",
           'self.ledger.take("val")\n        try:', 'self.ledger.take("train")\n        try:',
-          (f"{LOOPS}::test_validation_losses_are_validations_own",)),
+          (f"{LOOPS}::test_a_validation_leaves_the_losses_of_training_to_their_step",)),
     Fault("the share is not judged where prompts are added", "verl_plugin/counted_run.py",
           "if (judged := self.ledger.too_many()) is not None:", "if (judged := None) is not None:",
           (f"{LOOPS}::test_a_failing_asynchronous_run_ends_instead_of_refilling_for_ever",)),

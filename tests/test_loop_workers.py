@@ -31,6 +31,9 @@ from verl_videomtr.watchdog import RunEndedError, Watchdog
 pytest_plugins = ["plugin_setting"]
 
 
+MOST_REFILLS = 20
+
+
 @pytest.fixture(scope="module")
 def queue():
     ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False)
@@ -84,7 +87,13 @@ class Run:
         self.trainer.global_steps = 1
         self.worker = LoopWorker(composed, Server(setting.tokenizer, [ANSWER] * 100), None, None)
         self.uids = (f"{id(self)}u{number}" for number in itertools.count())
-        self.trainer.replay_buffer.refill_fn = lambda count: self.hand_out(["/videos/broken.mp4"] * count)
+        self.num_refills = 0
+        self.trainer.replay_buffer.refill_fn = self._refill
+
+    def _refill(self, count: int) -> None:
+        self.num_refills += 1
+        assert self.num_refills < MOST_REFILLS, "a run that loses everything is refilled for ever"
+        self.hand_out(["/videos/broken.mp4"] * count)
 
     def hand_out(self, videos: list[str], *, partition: str = "train", agent: str = "video_mtr") -> None:
         """Ask for one prompt a video, as the trainer does, and play to the end."""
@@ -204,6 +213,15 @@ def test_validation_losses_are_validations_own(make_run):
     assert len(run.sample().keys) == 3
     training = run.manager.ledger.take("train")
     assert (training.num_asked, training.num_lost) == (4, 1)
+
+
+def test_a_validation_leaves_the_losses_of_training_to_their_step(make_run, monkeypatch):
+    run = make_run("video_mtr_sync")
+    run.hand_out(["/videos/good.mp4"] * 3 + ["/videos/broken.mp4"])
+    assert len(run.sample().keys) == 3
+    monkeypatch.setattr("verl.trainer.ppo.v1.trainer_base.PPOTrainer._validate", lambda self: {})
+    assert run.trainer._validate()["videomtr/val/lost"] == 0
+    assert run.manager.ledger.take("train").num_lost == 1
 
 
 def test_a_manager_that_counts_nothing_is_refused(make_run):
