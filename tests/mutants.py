@@ -374,7 +374,7 @@ FAULTS = (
           "if isinstance(output, list) and not output:", "if False:",
           (f"{LOOPS}::test_what_verl_itself_loses_behind_any_agent_loop_is_counted_too",)),
     Fault("reasons are told twice", "verl_plugin/loop_workers.py", "self.ledger.report(pulse.reports[-new:])",
-          "self.ledger.report(pulse.reports)", (f"{LOOPS}::test_every_kind_of_loss_is_counted_and_has_a_reason",)),
+          "self.ledger.report(pulse.reports)", (f"{LOOPS}::test_answers_that_overlap_tell_a_loss_once",)),
     Fault("an unreadable video counts as any failure", "verl_plugin/loop_workers.py",
           "unreadable = isinstance(error, VideoError)", "unreadable = False",
           (f"{LOOPS}::test_every_kind_of_loss_is_counted_and_has_a_reason",)),

@@ -153,6 +153,15 @@ def test_every_kind_of_loss_is_counted_and_has_a_reason(make_run):
     assert run.manager.ledger.open_samples() == []
 
 
+def test_answers_that_overlap_tell_a_loss_once(make_run):
+    run = make_run("video_mtr_sync", "videomtr.video.max_unreadable_share=1.0")
+    for broken in ("/videos/broken.mp4", "schema"):  # both answers hold all reports since the worker's start
+        run.hand_out(["/videos/good.mp4", broken])
+    assert len(run.sample().keys) == 2
+    reports = run.manager.ledger.take("train").reports
+    assert [report.sample_id for report in reports] == ["/videos/broken.mp4", "schema"]
+
+
 @pytest.mark.parametrize("agent", ["empty", "unwritable", "unknown"])
 def test_what_verl_itself_loses_behind_any_agent_loop_is_counted_too(make_run, monkeypatch, agent):
     # verl's own code loses these: no output, one that it cannot store, a loop that nobody registered.
@@ -315,7 +324,7 @@ def test_a_trainer_that_stands_still_is_ended_by_a_worker(queue):
     trainer = Sleeper.remote()
     pid = ray.get(trainer.pid.remote())
     guard = _TrainerGuard(4.0, trainer, pid, ray.get_runtime_context().get_node_id())
-    for _ in range(3):
+    for _ in range(5):  # an end would come within the limit and two looks
         time.sleep(2)
         guard.heard()
     assert psutil.pid_exists(pid)
