@@ -43,6 +43,7 @@ ROLES = {
 LIMIT_SECONDS = 360.0
 STALL_MINUTES, PHASE_MINUTES = 1.5, 3.0
 """Longer than the start of a run on a busy machine."""
+STOPPED_SECONDS = 60.0
 VARIABLE = "VIDEOMTR_PROBE_DIR"
 """In the environment of every process of a run."""
 
@@ -102,8 +103,14 @@ def kill_one(run: Path, data: Path, base: Path, *, role: str, number: signal.Sig
         targets = [member for member in list_family(run) if role_of(member) == role]
         if not targets:
             return Outcome(role=role, signal=number.name, moment=moment, seconds=None, said="no such process", left=[])
-        rng.choice(targets).send_signal(number)
+        target, steps = rng.choice(targets), count_steps(run)
+        target.send_signal(number)
         began = time.monotonic()
+        if (role, number) == ("command", signal.SIGSTOP):
+            # As Ctrl-Z does: the command only waits, and its run goes on.
+            time.sleep(STOPPED_SECONDS)
+            said = f"nothing; {count_steps(run) - steps} more steps in {STOPPED_SECONDS:g} s"
+            return Outcome(role=role, signal=number.name, moment=moment, seconds=None, said=said, left=[])
         try:
             process.wait(timeout=LIMIT_SECONDS)
             seconds = time.monotonic() - began
