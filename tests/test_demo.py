@@ -171,6 +171,16 @@ def test_the_task_leaves_room_above_every_policy_that_does_not_aim():
     assert bounds.whole_scene > 0.9
 
 
+def test_the_evaluation_plays_the_game_that_was_trained():
+    words = shlex.split((Path(demo.__file__).parent / "evaluate.sh").read_text().replace("\\\n", ""), comments=True)
+    assert " ".join(demo.TASK) in " ".join(words)
+    game = [word.strip("()").removeprefix("game=(") for word in words]
+    episode = [setting for setting in demo.SETTINGS if setting.startswith("videomtr.episode.")]
+    assert len(episode) == 3
+    assert {*episode, "+videomtr/model=tiny"} <= {*game}
+    assert words[words.index("--seed") + 1] == "1000"
+
+
 def validation(folder, step, rights, *, videos=8, **episode):
     """Write a validation of four questions a video; the first `rights` are right."""
     base = record()["episode"]
