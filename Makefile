@@ -37,7 +37,7 @@ test-slow: $(INSTALLED) ## what takes longer: more families, kills and resumes, 
 	$(PY) -m pytest -m slow
 
 mutants: $(INSTALLED) ## plant faults in a copy of the code and see the quick tests catch each (minutes)
-	$(PY) tests/mutants.py
+	$(PY) tests/support/mutants.py
 
 lint: $(INSTALLED) ## ruff and mypy
 	.venv/bin/ruff check .
@@ -50,7 +50,7 @@ format: $(INSTALLED) ## let ruff format the code
 
 DOCS := .cache/docs
 docs: $(INSTALLED) ## build the site of docs/ into site/, in an environment of its own; every link is checked
-	$(PY) tests/write_configuration_reference.py
+	$(PY) tests/support/write_configuration_reference.py
 	.venv/bin/uv venv --quiet --allow-existing --python $(PY) $(DOCS)
 	.venv/bin/uv pip sync --quiet --python $(DOCS)/bin/python --require-hashes requirements/docs.lock
 	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --quiet

@@ -174,7 +174,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--keep", type=Path, help="folder for the runs' logs; by default they go")
     arguments = parser.parse_args()
-    sys.path.insert(0, str(ROOT / "tests"))
+    sys.path.insert(0, str(ROOT / "tests/support"))
     from trainer_runs import build_model, make_data
 
     arguments.out.parent.mkdir(parents=True, exist_ok=True)

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests/support"))
 
 import awkward_marks  # noqa: F401 - registers its kinds
 from awkward_videos import GROUPS, KINDS, Truth, read_number, verdict

@@ -113,7 +113,7 @@ def hook() -> None:
 
 def run(folder: Path, *, steps: int, batch: int) -> float:
     """Train in `folder`; return the seconds that the steps took."""
-    sys.path.insert(0, str(ROOT / "tests"))
+    sys.path.insert(0, str(ROOT / "tests/support"))
     from trainer_runs import build_model, command_of, environment_of, make_data, read_metrics
 
     data = make_data(folder / "data", num_train=steps * batch)

@@ -27,7 +27,7 @@ from verl_videomtr.video.decode_workers import WorkerConfig
 from verl_videomtr.video.plan import PoolConfig
 from verl_videomtr.video.service import FrameService
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests/support"))
 
 from awkward_videos import write_video
 

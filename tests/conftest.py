@@ -21,5 +21,5 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path not in groups:
             text = item.path.read_text(encoding="utf-8")
-            groups[item.path] = "servers" if any(word in text for word in SERVERS) else item.path.stem
+            groups[item.path] = "servers" if any(word in text for word in SERVERS) else str(item.path)
         item.add_marker(pytest.mark.xdist_group(groups[item.path]))

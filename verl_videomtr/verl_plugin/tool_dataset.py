@@ -57,7 +57,7 @@ class ToolCallDataset(RLHFDataset):
     ) -> tuple[list[Image.Image] | None, list[Any] | None, list[Any] | None]:
         """Open the row's episode: replace the messages, in place, by its opening, and return the pictures.
 
-        The loop goes on with the list that it hands over here; tests/test_verl_drift.py holds it to that.
+        The loop goes on with the list that it hands over here; tests/verl_plugin/test_drift.py holds it to that.
 
         Raises:
             VideoError: the video cannot be used; verl leaves the prompt out and logs it.

@@ -178,7 +178,7 @@ UNREAD = (
         when=lambda case: not str(case.get("trainer.v1.trainer_mode")).startswith("video_mtr"),
     ),
 )
-"""Held against verl's sources by tests/test_doctor_unread.py."""
+"""Held against verl's sources by tests/verl_plugin/doctor/test_unread.py."""
 
 
 def check_unread(case: Case) -> Iterator[Finding]:
