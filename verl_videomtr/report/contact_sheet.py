@@ -237,7 +237,8 @@ def _number(value: Any) -> str:
 def _clock(seconds: float) -> str:
     if seconds < 60:
         return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
+    # Whole seconds passed, as a player shows them: frames a second apart keep clocks a second apart.
+    minutes, rest = divmod(int(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}" if minutes >= 60 else f"{minutes}:{rest:02d}"
 
 

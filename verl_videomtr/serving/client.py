@@ -29,6 +29,7 @@ from verl_videomtr.serving.server import (
     Refused,
     Server,
     Unanswered,
+    serve_command,
 )
 from verl_videomtr.serving.spool import Piece
 from verl_videomtr.serving.texts import one_line
@@ -161,7 +162,7 @@ class Client:
         except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as error:
             raise AskError(
                 f"the server cannot be reached ({self._describe(error)}); expected an OpenAI-compatible API; {where}; "
-                "start one: vllm serve MODEL --generation-config vllm (docs/serving.md), or check --base-url"
+                f"start one: {serve_command('MODEL')} (docs/serving.md), or check --base-url"
             ) from None
         except (ValueError, RecursionError) as error:
             if isinstance(error, AskError):

