@@ -217,6 +217,24 @@ def test_an_episode_shows_its_turns_on_the_videos_time(visit, tmp_path):
     assert "evidence at 2.0 s to 4.0 s" in page.locator(".timeline svg").get_attribute("aria-label")
 
 
+@pytest.mark.parametrize(
+    ("changes", "episode", "marked"),
+    [
+        ({"segments": [[2.5, 3.5]]}, {}, ["2", "3"]),
+        ({"segments": [[2.51, 3.49]]}, {}, []),
+        ({"segments": [[0.0, 0.5], [3.5, 9.0]]}, {}, ["0", "4", "7", "3"]),
+        ({"segments": None}, {"truth": [2, 3], "times_seconds": None}, ["2", "3"]),
+        ({"segments": None}, {"truth": [3], "times_seconds": None}, ["3"]),
+    ],
+)
+def test_a_frame_at_the_very_edge_of_the_evidence_is_marked(visit, tmp_path, changes, episode, marked):
+    write_lines(tmp_path / "run" / "step_000001.jsonl", record(episode, **changes))
+    assert main(["report", str(tmp_path / "run"), "--out", str(tmp_path / "page.html")]) == 0
+    page = visit.open(tmp_path / "page.html", "#view=episode")
+    page.locator(".frame").first.wait_for()
+    assert page.locator(".frame.hit").evaluate_all("all => all.map(f => f.dataset.frame)") == marked
+
+
 def test_rollouts_and_runs_are_set_side_by_side(visit, report):
     page = visit.open(report[0], "#view=episode&e=0.t.step_000001.1")
     page.locator(".related").first.wait_for()

@@ -17,7 +17,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugin_util import markdown_to_safe_html
 from verl.utils.tracking import Tracking, ValidationGenerationsLogger
 
-from verl_videomtr.report.contact_sheet import EVIDENCE, GREY, WIDTH_PX, draw_sheet
+from verl_videomtr.report.contact_sheet import EVIDENCE, GREY, WIDTH_PX, _clock, draw_sheet
 from verl_videomtr.report.episodes import card, detail, read_facts
 from verl_videomtr.report.sample_table import make_rows, to_markdown
 from verl_videomtr.report.thumbnails import Film
@@ -181,8 +181,8 @@ def test_the_same_samples_are_shown_at_every_validation_whatever_their_order():
     assert [row.sample_id for row in first] == [row.sample_id for row in second]
 
 
-def draw(pixels, film=FILM, **episode):
-    line = record(episode)
+def draw(pixels, film=FILM, segments=((2.0, 4.0),), **episode):
+    line = record(episode, segments=segments)
     facts = read_facts(line, run=0, phase="validation", file=0, line=0)
     return np.asarray(draw_sheet(card(line, facts=facts, name=""), detail(line, facts=facts), film=film, pixels=pixels))
 
@@ -211,7 +211,15 @@ def test_a_sheet_shows_the_frames_that_were_shown_and_marks_the_evidence():
     frame_2, _ = np.nonzero((sheet == pixels[2][0, 0]).all(axis=2))
     assert 0 <= frame_2.min() - rows[borders].min() <= 20
     assert (columns[borders].min(), columns[borders].max()) == (16, 16 + 87 + 6 + 87)
+    # Frames 2 and 3 stand at 2.5 s and 3.5 s: evidence whose very edges they are marks them too.
+    at_edges, _ = where(draw(pixels, segments=[[2.5, 3.5]]), EVIDENCE)
+    assert np.count_nonzero(at_edges > rows[0] + 20) == np.count_nonzero(borders)
     assert len(where(draw({}), GREY)[0]) > len(where(sheet, GREY)[0])
+
+
+def test_frames_a_second_apart_have_clocks_of_their_own():
+    times = (59.5, 60.5, 61.5, 62.5, 3599.9, 3725.5)
+    assert [_clock(seconds) for seconds in times] == ["59.5 s", "1:00", "1:01", "1:02", "59:59", "1:02:05"]
 
 
 def test_a_sheet_is_drawn_of_what_a_record_may_lack():
