@@ -262,7 +262,7 @@ def _summarize_ious(trajectories: Sequence[Trajectory]) -> dict[str, float]:
 
 
 def _summarize_habits(trajectories: Sequence[Trajectory]) -> dict[str, float]:
-    """Signs of a policy that has stopped looking at what it is asked: see docs/algorithm.md."""
+    """Signs of a policy that has stopped looking at what it is asked: see docs/appendix/algorithm.md."""
     ranges = [tuple(ends) for t in trajectories for ends in t.episode["ranges"] if ends]
     words = [start for t in trajectories for start in t.first_words()]
     metrics = {"collapse/same_first_words": Counter(words).most_common(1)[0][1] / len(words)} if words else {}

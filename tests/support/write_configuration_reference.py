@@ -24,7 +24,7 @@ HEAD = """# Configuration reference
 
 Every key below `videomtr`, with the default of `+videomtr=paper`
 ([paper.yaml](../../verl_videomtr/conf/videomtr/paper.yaml)). `+videomtr=released_code` has other values for some of
-them ([algorithm.md](../algorithm.md)). All are Hydra overrides of the launch, such as
+them ([algorithm.md](algorithm.md)). All are Hydra overrides of the launch, such as
 `videomtr.episode.frame_budget=64`; a key that does not exist, or a value out of its range, ends the launch with a
 message that names it.
 """
