@@ -91,9 +91,11 @@ def list_files(folder: str | Path) -> list[Path]:
     found = [*sorted(folder.glob(STEP_FILES)), *folder.glob(EVAL_FILE)]
     found += sorted((folder / VAL_FOLDER).glob(STEP_FILES))
     if not found:
+        below = sorted(path.parent for name in (STEP_FILES, EVAL_FILE) for path in folder.glob(f"*/{name}"))
+        such = f", such as {below[0]}" if below else ""
         raise TrajectoryFileError(
             f"no trajectory lines; expected step_*.jsonl, {VAL_FOLDER}/step_*.jsonl or {EVAL_FILE}; {folder}; give the "
-            "folder of videomtr.dump.dir, or of `videomtr eval --out`"
+            f"folder of videomtr.dump.dir, or of `videomtr eval --out`{such}"
         )
     return found
 

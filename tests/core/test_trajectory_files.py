@@ -132,3 +132,11 @@ def test_files_of_a_folder_and_its_validation(tmp_path):
     (tmp_path / "run.json").write_text("[")
     with pytest.raises(TrajectoryFileError, match="expected a JSON object that describes a run"):
         read_run(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["trajectories/step_000001.jsonl", "three_turns/trajectories.jsonl"])
+def test_the_folder_above_is_told_which_one_has_the_lines(tmp_path, name):
+    (tmp_path / name).parent.mkdir()
+    (tmp_path / name).touch()
+    with pytest.raises(TrajectoryFileError, match=f", such as {(tmp_path / name).parent}$"):
+        list_files(tmp_path)
