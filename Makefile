@@ -49,11 +49,11 @@ format: $(INSTALLED) ## let ruff format the code
 	.venv/bin/ruff format .
 
 DOCS := .cache/docs
-docs: $(INSTALLED) ## build the site of docs/ into site/, in an environment of its own; every link is checked
-	$(PY) tests/support/write_configuration_reference.py
-	.venv/bin/uv venv --quiet --allow-existing --python $(PY) $(DOCS)
-	.venv/bin/uv pip sync --quiet --python $(DOCS)/bin/python --require-hashes requirements/docs.lock
-	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --quiet
+docs: ## build the site of docs/ into site/, in an environment of its own; every link is checked
+	$(PYTHON) tests/support/write_configuration_reference.py
+	$(DOCS)/bin/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(DOCS)
+	$(DOCS)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements/docs.lock
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build
 
 LOCK = .venv/bin/uv pip compile --quiet --generate-hashes --no-emit-index-url --python-version 3.11 \
 	--python-platform x86_64-manylinux_2_31 --custom-compile-command "make lock"

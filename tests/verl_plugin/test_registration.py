@@ -38,10 +38,14 @@ print("registered")
 """
 
 
+def _clean() -> dict[str, str]:
+    """The variables of a user's shell: by PYTHONPATH, pip would find the checkout installed already."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(("VERL_", "PYTHONPATH"))}
+
+
 def _run(code: str, python: str = sys.executable, cwd: Path = ROOT, **environment: str) -> subprocess.CompletedProcess:
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(("VERL_", "PYTHONPATH"))}
     return subprocess.run(
-        [python, "-c", code], cwd=cwd, env={**clean, **environment}, capture_output=True, text=True, timeout=300
+        [python, "-c", code], cwd=cwd, env={**_clean(), **environment}, capture_output=True, text=True, timeout=300
     )
 
 
@@ -114,7 +118,7 @@ def test_wheel_in_a_new_environment_is_complete(tmp_path):
     # The heavy dependencies come from this environment; the package itself must come from the wheel.
     venv.create(tmp_path / "env", with_pip=True)
     python = tmp_path / "env" / "bin" / "python"
-    subprocess.run([python, "-m", "pip", "install", "--quiet", "--no-deps", str(wheel)], check=True)
+    subprocess.run([python, "-m", "pip", "install", "--quiet", "--no-deps", str(wheel)], check=True, env=_clean())
     packages = next((tmp_path / "env").glob("lib/python*/site-packages"))
     here = Path(next(path for path in sys.path if path.endswith("site-packages")))
     # A plain path, without processing here's own .pth files: the checkout must stay out of sight.
@@ -132,6 +136,7 @@ import data_prep.nextgqa, data_prep.synthetic
     composed = subprocess.run(
         [python, "-m", "verl.trainer.main_ppo", "+videomtr=paper", "--cfg", "job"],
         cwd=tmp_path,
+        env=_clean(),
         capture_output=True,
         text=True,
         timeout=300,
