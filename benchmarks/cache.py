@@ -37,10 +37,17 @@ Reader = Callable[[np.ndarray], np.ndarray]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--videos", type=Path, default=Path(".cache/benchmark_videos"))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--videos",
+        type=Path,
+        default=Path(".cache/benchmark_videos"),
+        help="folder that keeps the videos for the next time",
+    )
     parser.add_argument("--video", type=Path, help="a video to use instead of the benchmark's own")
-    parser.add_argument("--rounds", type=int, default=200)
+    parser.add_argument(
+        "--rounds", type=int, default=200, help="rounds; the figures are medians (default: %(default)s)"
+    )
     arguments = parser.parse_args()
     video = arguments.video or make_video(arguments.videos)
     config = PoolConfig(size=SIZE)

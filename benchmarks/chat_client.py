@@ -153,11 +153,11 @@ async def measure(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--episodes", type=int, default=150)
-    parser.add_argument("--in-flight", type=int, default=100)
-    parser.add_argument("--think", type=float, default=1.0)
-    parser.add_argument("--port", type=int, default=8771)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--episodes", type=int, default=150, help="episodes of each case (default: %(default)s)")
+    parser.add_argument("--in-flight", type=int, default=100, help="episodes at the same time (default: %(default)s)")
+    parser.add_argument("--think", type=float, default=1.0, help="seconds that the server takes (default: %(default)s)")
+    parser.add_argument("--port", type=int, default=8771, help="of the server, on the loopback (default: %(default)s)")
     parser.add_argument("--case", action="append", choices=CASES, help="form of the cache and form sent (default: all)")
     parser.add_argument("--videos", type=Path, help="folder that keeps the video for the next time")
     arguments = parser.parse_args()

@@ -236,8 +236,10 @@ async def _finish(worker: Any, outputs: list[Any], number: int, lags: list[tuple
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--frames", default="32,80,256", help="numbers of frames of an episode")
-    parser.add_argument("--rounds", type=int, default=6)
-    parser.add_argument("--lag", action="store_true")
+    parser.add_argument("--rounds", type=int, default=6, help="rounds; the figures are medians (default: %(default)s)")
+    parser.add_argument(
+        "--lag", action="store_true", help="how late the event loop is while 64 episodes are finished at once"
+    )
     arguments = parser.parse_args()
     os.environ.update(OFFLINE)
     torch.set_num_threads(1)

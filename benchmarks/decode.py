@@ -266,8 +266,15 @@ def _same(rounds: list[dict[str, Any]], whole: str | None) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--videos", type=Path, default=Path(".cache/benchmark_videos"))
-    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument(
+        "--videos",
+        type=Path,
+        default=Path(".cache/benchmark_videos"),
+        help="folder that keeps the videos for the next time",
+    )
+    parser.add_argument(
+        "--results", type=Path, default=RESULTS, help="file that rounds are appended to (default: the repository's)"
+    )
     parser.add_argument("--rounds", type=int, default=3, help="rounds of each case in all")
     parser.add_argument("--cases", type=int, nargs="*", help="positions in CASES (default: all)")
     parser.add_argument("--seconds", type=float, help="begin no round that would end later than this")

@@ -133,13 +133,29 @@ def measure(num_rows: int, width: int, fill: str, device: str, rounds: int, loop
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, nargs="+", default=[32, 1024])
-    parser.add_argument("--width", type=int, default=8192)
-    parser.add_argument("--fill", nargs="+", choices=("sparse", "dense"), default=["sparse", "dense"])
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--loop-rows", type=int, default=4)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument(
+        "--rows",
+        type=int,
+        nargs="+",
+        default=[32, 1024],
+        help="numbers of trajectories, one measurement each (default: %(default)s)",
+    )
+    parser.add_argument("--width", type=int, default=8192, help="tokens of the padded batch (default: %(default)s)")
+    parser.add_argument(
+        "--fill",
+        nargs="+",
+        choices=("sparse", "dense"),
+        default=["sparse", "dense"],
+        help="how much of a row is trained (default: both)",
+    )
+    parser.add_argument(
+        "--device", choices=("cpu", "cuda"), default="cpu", help="where the batch lies (default: %(default)s)"
+    )
+    parser.add_argument("--rounds", type=int, default=5, help="rounds; the figures are medians (default: %(default)s)")
+    parser.add_argument(
+        "--loop-rows", type=int, default=4, help="rows that the slow loops are timed on (default: %(default)s)"
+    )
+    parser.add_argument("--threads", type=int, default=1, help="of torch (default: %(default)s)")
     parser.add_argument("--json", help="also write the figures to this file")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)

@@ -167,11 +167,15 @@ def print_table(out: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.kills", description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=ROOT / ".cache" / "kills.jsonl")
-    parser.add_argument("--runs", type=int, default=30)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.kills", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--out", type=Path, default=ROOT / ".cache" / "kills.jsonl", help="file that runs are appended to"
+    )
+    parser.add_argument("--runs", type=int, default=30, help="runs in all (default: %(default)s)")
     parser.add_argument("--first", type=int, default=0, help="number of the first run in the order of the seed")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="of the moments and the order (default: %(default)s)")
     parser.add_argument("--keep", type=Path, help="folder for the runs' logs; by default they go")
     arguments = parser.parse_args()
     sys.path.insert(0, str(ROOT / "tests/support"))

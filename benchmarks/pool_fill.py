@@ -113,7 +113,7 @@ def count_right_frames(folder: Path, cache: Path, videos: list[str]) -> tuple[in
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--videos", type=int, default=210, help="good videos")
-    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--workers", type=int, default=2, help="decoding processes (default: %(default)s)")
     parser.add_argument("--ray", action="store_true", help="on a Ray that each run starts here")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:

@@ -90,8 +90,8 @@ def measure(num_rows: int, rounds: int) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=10_000)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rows", type=int, default=10_000, help="rows to make (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds; the figures are medians (default: %(default)s)")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     arguments = parser.parse_args()
     result = measure(arguments.rows, arguments.rounds)

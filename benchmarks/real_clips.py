@@ -87,8 +87,10 @@ def _require_hash(path: Path, expected: str) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path(".cache/real_clips"))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--out", type=Path, default=Path(".cache/real_clips"), help="folder for the clips (default: %(default)s)"
+    )
     arguments = parser.parse_args()
     problems = fetch(arguments.out)
     for problem in problems:

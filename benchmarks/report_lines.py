@@ -37,11 +37,13 @@ TYPES = ("action order", "needle", "plot", "counting")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--episodes", type=int, default=2000)
-    parser.add_argument("--videos", type=int, default=40)
-    parser.add_argument("--seed", type=int, default=0)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path, help="folder to make")
+    parser.add_argument(
+        "--episodes", type=int, default=2000, help="episodes of all steps together (default: %(default)s)"
+    )
+    parser.add_argument("--videos", type=int, default=40, help="different videos (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of the policy's choices (default: %(default)s)")
     arguments = parser.parse_args(argv)
     write_run(arguments.out, episodes=arguments.episodes, videos=arguments.videos, seed=arguments.seed)
     print(f"{arguments.episodes} episodes in {arguments.out}")

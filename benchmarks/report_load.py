@@ -57,10 +57,16 @@ class Making:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("work", type=Path)
-    parser.add_argument("--episodes", type=int, nargs="+", default=[100, 2_000, 20_000])
-    parser.add_argument("--videos", type=int, default=40)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("work", type=Path, help="folder for lines and pages")
+    parser.add_argument(
+        "--episodes",
+        type=int,
+        nargs="+",
+        default=[100, 2_000, 20_000],
+        help="numbers of episodes, one row each (default: %(default)s)",
+    )
+    parser.add_argument("--videos", type=int, default=40, help="different videos (default: %(default)s)")
     arguments = parser.parse_args(argv)
     chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     print(f"| {' | '.join(HEADINGS)} |\n|{'---|' * len(HEADINGS)}")

@@ -74,7 +74,7 @@ def judge_unchecked(name: str, path: Path, truth: Truth, send) -> None:  # type:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, help="also write the table to a file")
     arguments = parser.parse_args()
     logging.disable(logging.WARNING)

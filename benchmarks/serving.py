@@ -115,14 +115,23 @@ async def _late_memory(process: psutil.Process, until: float) -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--videos", type=Path, default=Path(".cache/benchmark_videos"))
-    parser.add_argument("--episodes", type=int, default=512)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--videos",
+        type=Path,
+        default=Path(".cache/benchmark_videos"),
+        help="folder that keeps the videos for the next time",
+    )
+    parser.add_argument("--episodes", type=int, default=512, help="episodes at the same time (default: %(default)s)")
     parser.add_argument("--distinct", type=int, default=64, help="cached videos that the episodes are about")
     parser.add_argument("--think", type=float, default=5.0, help="mean seconds between two turns of an episode")
-    parser.add_argument("--seconds", type=float, default=30.0)
-    parser.add_argument("--decoders", type=int, default=2)
-    parser.add_argument("--form", choices=("raw", "jpeg"), default="raw")
+    parser.add_argument(
+        "--seconds", type=float, default=30.0, help="how long each measurement lasts (default: %(default)s)"
+    )
+    parser.add_argument("--decoders", type=int, default=2, help="decoding processes (default: %(default)s)")
+    parser.add_argument(
+        "--form", choices=("raw", "jpeg"), default="raw", help="of the cache's files (default: %(default)s)"
+    )
     parser.add_argument("--idle", action="store_true", help="decode nothing beside")
     arguments = parser.parse_args()
     busy = make_video(arguments.videos, minutes=10)

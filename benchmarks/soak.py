@@ -218,13 +218,15 @@ def report(out: Measured, counts: dict[str, float], arguments: argparse.Namespac
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--minutes", type=float, default=30.0)
-    parser.add_argument("--episodes", type=int, default=512)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=30.0, help="how long (default: %(default)s)")
+    parser.add_argument("--episodes", type=int, default=512, help="episodes at the same time (default: %(default)s)")
     parser.add_argument("--distinct", type=int, default=64, help="cached videos that the episodes are about")
     parser.add_argument("--think", type=float, default=5.0, help="mean seconds of a response")
     parser.add_argument("--decoders", type=int, default=1, help="processes that read new videos beside")
-    parser.add_argument("--form", choices=("raw", "jpeg"), default="raw")
+    parser.add_argument(
+        "--form", choices=("raw", "jpeg"), default="raw", help="of the cache's files (default: %(default)s)"
+    )
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -47,8 +47,12 @@ def run(folder: Path, overrides: Sequence[str], *, steps: int) -> dict[str, floa
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.study_step", description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=20)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.study_step",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--steps", type=int, default=20, help="training steps (default: %(default)s)")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
         runs = {

@@ -204,8 +204,13 @@ def time_ray(payloads: dict[str, list[list[Any]]], rounds: int) -> dict[str, flo
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--videos", type=Path, default=Path(".cache/benchmark_videos"))
-    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument(
+        "--videos",
+        type=Path,
+        default=Path(".cache/benchmark_videos"),
+        help="folder that keeps the videos for the next time",
+    )
+    parser.add_argument("--rounds", type=int, default=20, help="rounds; the figures are medians (default: %(default)s)")
     arguments = parser.parse_args()
     os.environ.update(OFFLINE)
     torch.set_num_threads(1)

@@ -38,7 +38,12 @@ LIMIT_SECONDS = {"a": 120, "c": 60, "b": 300, "v": 150, "d": 30, "e": 300}
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rehearse", action="store_true", help="tiny shapes on the CPU")
-    parser.add_argument("--out", type=Path, default=Path("outputs/first_light"))
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("outputs/first_light"),
+        help="new folder for the results (default: %(default)s)",
+    )
     parser.add_argument("--stages", default=",".join(STAGES), help="letters; they run in the order a,c,b,v,d,e")
     parser.add_argument("--child", choices=STAGES, help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)

@@ -116,18 +116,18 @@ def join(pieces: Path, wheels: Path, known: set[str]) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--lock", type=Path, default=LOCK)
+    parser.add_argument("--lock", type=Path, default=LOCK, help="the lock whose wheels are meant (default: the GPU's)")
     commands = parser.add_subparsers(dest="command", required=True)
     for command, folders in (("missing", ()), ("list", ("wheels",)), ("cut", ("wheels", "pieces"))):
         sub = commands.add_parser(command)
         for folder in folders:
-            sub.add_argument(folder, type=Path)
+            sub.add_argument(folder, type=Path, help=f"folder of the {folder}")
         if command == "missing":
             sub.add_argument("--have", type=Path, required=True, help="pip freeze of the machine")
             sub.add_argument("--skip", nargs="*", default=[], help="globs of names that are not carried")
     sub = commands.add_parser("join")
-    sub.add_argument("pieces", type=Path)
-    sub.add_argument("wheels", type=Path)
+    sub.add_argument("pieces", type=Path, help="folder of the pieces")
+    sub.add_argument("wheels", type=Path, help="folder for the wheels")
     arguments = parser.parse_args(argv)
     lock = arguments.lock.read_text(encoding="utf-8")
     known = {digest for _, hashes in pins(lock).values() for digest in hashes}

@@ -63,8 +63,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m recipes.demo.main", description=__doc__.splitlines()[0])
-    parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
+    parser = argparse.ArgumentParser(
+        prog="python -m recipes.demo.main", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--device",
+        choices=("cpu", "gpu"),
+        default="cpu",
+        help="where the trainer and the engine run (default: %(default)s)",
+    )
     parser.add_argument("--steps", type=int, default=STEPS, help="training steps (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of videos, base model and training (default: %(default)s)")
     parser.add_argument("overrides", nargs="*", help="Hydra overrides for the training run")

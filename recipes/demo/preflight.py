@@ -69,8 +69,8 @@ def available_memory_gib():
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--device", choices=("cpu", "gpu"), required=True)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", choices=("cpu", "gpu"), required=True, help="where the demo is to run")
     parser.add_argument("--installed", action="store_true", help="the environment exists: only the run is ahead")
     arguments = parser.parse_args()
     found = list(problems(arguments.device, arguments.installed))

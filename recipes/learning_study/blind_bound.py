@@ -118,9 +118,11 @@ def compute_bounds(config: NeedleConfig, episode: EpisodeConfig) -> Bounds:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--max-turns", type=int, default=3)
-    parser.add_argument("--frame-budget", type=int, default=FRAME_BUDGET)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--max-turns", type=int, default=3, help="turns of an episode (default: %(default)s)")
+    parser.add_argument(
+        "--frame-budget", type=int, default=FRAME_BUDGET, help="frames of an episode (default: %(default)s)"
+    )
     add_config_arguments(parser)
     arguments = parser.parse_args(argv)
     try:

@@ -222,12 +222,14 @@ def print_table(table: dict[str, dict[str, float]], write: Callable[[str], None]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", type=Path, required=True)
-    parser.add_argument("--num-cases", type=int, default=256)
-    parser.add_argument("--frame-budget", type=int, default=FRAME_BUDGET)
-    parser.add_argument("--max-turns", type=int, default=EXAM_TURNS)
-    parser.add_argument("--seed", type=int, default=0)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, required=True, help="checkpoint folder of the base model")
+    parser.add_argument("--num-cases", type=int, default=256, help="cases of each situation (default: %(default)s)")
+    parser.add_argument(
+        "--frame-budget", type=int, default=FRAME_BUDGET, help="frames of an episode (default: %(default)s)"
+    )
+    parser.add_argument("--max-turns", type=int, default=EXAM_TURNS, help="turns of an episode (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of the cases and the sampling (default: %(default)s)")
     parser.add_argument("--json", type=Path, help="also write the table here")
     add_config_arguments(parser)
     arguments = parser.parse_args(argv)

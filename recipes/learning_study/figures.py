@@ -150,10 +150,16 @@ def _draw_panel(axes: Axes, panel: Panel, runs: Sequence[Run]) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m recipes.learning_study.figures", description=__doc__.splitlines()[0]
+        prog="python -m recipes.learning_study.figures",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--results", type=Path, default=RESULTS)
-    parser.add_argument("--out", type=Path, default=Path("docs/figures"))
+    parser.add_argument(
+        "--results", type=Path, default=RESULTS, help="folder of the runs' JSONL (default: the repository's)"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("docs/figures"), help="folder for the PNG files (default: %(default)s)"
+    )
     arguments = parser.parse_args(argv)
     runs = read_runs(arguments.results)
     begun = {run.variant for run in runs}

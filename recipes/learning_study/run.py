@@ -216,13 +216,21 @@ def interrupt(*_: object) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m recipes.learning_study.run", description=__doc__.splitlines()[0])
-    parser.add_argument("variant", choices=study.VARIANTS)
-    parser.add_argument("--seed", type=int, default=0)
+    parser = argparse.ArgumentParser(
+        prog="python -m recipes.learning_study.run",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("variant", choices=study.VARIANTS, help="which variant of the study")
+    parser.add_argument("--seed", type=int, default=0, help="of the training (default: %(default)s)")
     parser.add_argument("--steps", type=int, help="fewer make a trial, not a run of the study")
-    parser.add_argument("--results", type=Path, default=RESULTS)
-    parser.add_argument("--outputs", type=Path, default=OUTPUTS)
-    parser.add_argument("--print-command", action="store_true")
+    parser.add_argument(
+        "--results", type=Path, default=RESULTS, help="folder for the run's metrics (default: the repository's)"
+    )
+    parser.add_argument(
+        "--outputs", type=Path, default=OUTPUTS, help="folder for logs and checkpoints (default: %(default)s)"
+    )
+    parser.add_argument("--print-command", action="store_true", help="show the trainer's command and run nothing")
     arguments = parser.parse_args(argv)
     whole = study.steps_of(arguments.variant)
     steps = arguments.steps or whole

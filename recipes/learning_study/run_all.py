@@ -52,10 +52,19 @@ def sweep(left: Sequence[tuple[str, int]], play: Callable[[str, int], int], *, s
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m recipes.learning_study.run_all", description=__doc__.splitlines()[0]
+        prog="python -m recipes.learning_study.run_all",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--max-minutes", type=float, default=float("inf"), help="no run begins later than this")
-    parser.add_argument("--only", nargs="+", choices=study.VARIANTS, default=list(study.VARIANTS), metavar="VARIANT")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        choices=study.VARIANTS,
+        default=list(study.VARIANTS),
+        metavar="VARIANT",
+        help="these variants alone (default: all)",
+    )
     arguments = parser.parse_args(argv)
     wanted = [run for run in study.ORDER if run[0] in arguments.only]
     left = [run for run in runs_left() if run in wanted]

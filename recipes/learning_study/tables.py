@@ -232,12 +232,21 @@ def find_run(runs: Sequence[Run], variant: str, seed: int) -> Run:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m recipes.learning_study.tables", description=__doc__.splitlines()[0]
+        prog="python -m recipes.learning_study.tables",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("table", choices=("runs", "gate", "phases", "trajectories"))
-    parser.add_argument("--variant", choices=study.VARIANTS, default="full")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("table", choices=("runs", "gate", "phases", "trajectories"), help="which table")
+    parser.add_argument(
+        "--variant",
+        choices=study.VARIANTS,
+        default="full",
+        help="of `phases` and `trajectories` (default: %(default)s)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of `phases` and `trajectories` (default: %(default)s)")
+    parser.add_argument(
+        "--results", type=Path, default=RESULTS, help="folder of the runs' JSONL (default: the repository's)"
+    )
     arguments = parser.parse_args(argv)
     runs = read_runs(arguments.results)
     try:

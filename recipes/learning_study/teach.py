@@ -247,15 +247,18 @@ def _step(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--base", choices=BASES, required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--seed", type=int, default=0)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--base", choices=BASES, required=True, help="which base model")
+    parser.add_argument("--out", type=Path, required=True, help="checkpoint folder to make")
+    parser.add_argument("--seed", type=int, default=0, help="of weights and lessons (default: %(default)s)")
     parser.add_argument("--rate", type=float, help="retrieval rate instead of the base's own")
     parser.add_argument("--aim", type=float, help="share of aimed retrievals instead of the base's own")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=2, help="of torch (default: %(default)s)")
     for field in dataclasses.fields(Course):
-        parser.add_argument("--" + field.name.replace("_", "-"), type=type(field.default))
+        name = field.name.replace("_", "-")
+        parser.add_argument(
+            f"--{name}", type=type(field.default), help=f"{name} of the lessons instead of the base's own"
+        )
     add_config_arguments(parser)
     arguments = parser.parse_args(argv)
     torch.set_num_threads(arguments.threads)

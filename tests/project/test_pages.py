@@ -10,6 +10,7 @@ import importlib
 import io
 import re
 import shlex
+import sys
 from functools import cache
 from pathlib import Path
 
@@ -195,6 +196,34 @@ def test_every_help_has_an_example_and_a_word_on_each_option(monkeypatch, name):
     (parser,) = shown
     assert re.search(r"^ *example", parser.format_help(), re.M | re.I)
     assert not [action.dest for action in parser._actions if not action.help]
+
+
+TOOLS = sorted(
+    ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    for folder in ("recipes", "benchmarks")
+    for path in (ROOT / folder).rglob("*.py")
+    if "ArgumentParser(" in path.read_text(encoding="utf-8")
+)
+
+
+@pytest.mark.parametrize("name", TOOLS)
+def test_every_help_of_a_script_shows_its_command_and_a_word_on_each_option(monkeypatch, name):
+    shown = []
+    monkeypatch.setattr(argparse.ArgumentParser, "print_help", lambda self, file=None: shown.append(self))
+    monkeypatch.setattr(sys, "argv", [name, "--help"])
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))  # scripts import their neighbours
+    with pytest.raises(SystemExit):
+        importlib.import_module(name).main()
+    (parser,) = shown
+    module, path = name.removesuffix(".__main__"), name.replace(".", "/") + ".py"
+    assert re.search(rf"python (-m {re.escape(module)}|{re.escape(path)})", parser.description or "")
+    parsers = [parser]
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            parsers += action.choices.values()
+        else:
+            assert action.help, action.dest
+    assert not [action.dest for one in parsers[1:] for action in one._actions if not action.help]
 
 
 def test_every_python_file_says_whose_it_is():
