@@ -26,9 +26,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.e2e, pytest.mark.timeout(1500)]
 
 BATCH = 8
 LOG_PROB_BOUND = 1e-3
-RUN = ("qwen2_vl", "qwen3_vl", "qwen3_vl_moe", "glm4v", "internvl", "gemma4", "mistral3")
+RUN = ("qwen2_vl", "qwen3_vl", "qwen3_vl_thinking", "qwen3_vl_moe", "glm4v", "internvl", "gemma4", "mistral3")
 """Qwen2.5-VL has `e2e/test_training.py`."""
-RESUMED, ON_TWO_RANKS, WITH_ADAPTERS = "gemma4", "internvl", "mistral3"
+RESUMED, ON_TWO_RANKS, WITH_ADAPTERS, THINKING = "gemma4", "internvl", "mistral3", "qwen3_vl_thinking"
 MORE = {
     ON_TWO_RANKS: (
         "trainer.n_gpus_per_node=2",
@@ -144,6 +144,21 @@ def test_a_rows_text_is_the_templates_own(run):
         text = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=False)
         shown = tokenizer.decode(ids)
         assert (text + made.end_token).startswith(shown.rstrip("\n"))
+
+
+def test_a_thought_that_the_template_opens_is_prompt_in_rollout_and_training(run):
+    family, folder = run
+    if family != THINKING:
+        pytest.skip(f"{THINKING} is the one whose template opens the thought")
+    tokenizer = FAMILIES[family]().processor.tokenizer
+    for row in _rows(folder):
+        ids, trajectory = row["input_ids"], row["trajectory"]
+        start = len(ids) - len(row["mask"])
+        for (first, last), said in zip(trajectory["turn_spans"], trajectory["episode"]["responses"], strict=True):
+            assert tokenizer.decode(ids[: start + first]).endswith("<|im_start|>assistant\n<think>\n")
+            sampled = tokenizer.decode(ids[start + first : start + last])
+            assert "<think>" + sampled.removesuffix("<|im_end|>") == said
+        assert "invalid" not in trajectory["episode"]["actions"]
 
 
 def test_adapters_of_actor_and_critic_are_trained(run):

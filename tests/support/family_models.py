@@ -42,6 +42,14 @@ _CHATML = {"opens": "{{- '<|im_start|>' + m.role + '\\n' -}}", "closes": "<|im_e
 _QWEN_TEMPLATE = _template(
     **_CHATML, image="<|vision_start|><|image_pad|><|vision_end|>", asks="<|im_start|>assistant\\n"
 )
+_QWEN_THINKING_TEMPLATE = (
+    _QWEN_TEMPLATE.replace(
+        "{{- m.content -}}",
+        "{{- '<think>\\n' + m.content.split('<think>')[-1].lstrip('\\n') if m.role == 'assistant' else m.content -}}",
+    ).removesuffix("{%- endif -%}")
+    + "{{- '<think>\\n' -}}{%- endif -%}"
+)
+"""As those of thinking models: it opens the thought, which the policy continues. (Theirs also forget earlier ones.)"""
 _INTERNVL_TEMPLATE = _template(**_CHATML, image="<IMG_CONTEXT>\\n", asks="<|im_start|>assistant\\n")
 _GLM_TEMPLATE = _template(
     begins="{{- '[gMASK]<sop>' -}}",
@@ -157,14 +165,14 @@ def _qwen2_vl() -> Family:
     return Family(processor, config, 28, "<|im_end|>")
 
 
-def _qwen3_processor() -> Any:
+def _qwen3_processor(template: str = _QWEN_TEMPLATE) -> Any:
     tokenizer = tiny_model.make_tokenizer()
-    tokenizer.chat_template = _QWEN_TEMPLATE
+    tokenizer.chat_template = template
     return transformers.Qwen3VLProcessor(
         image_processor=transformers.Qwen2VLImageProcessor(**_patches(16)),
         tokenizer=tokenizer,
         video_processor=transformers.Qwen3VLVideoProcessor(**_patches(16)),
-        chat_template=_QWEN_TEMPLATE,
+        chat_template=template,
     )
 
 
@@ -174,11 +182,15 @@ _QWEN3_VISION = {
 }  # fmt: skip
 
 
-def _qwen3_vl() -> Family:
-    processor = _qwen3_processor()
+def _qwen3_vl(template: str = _QWEN_TEMPLATE) -> Family:
+    processor = _qwen3_processor(template)
     text = _text(processor.tokenizer, head_dim=32, rope_parameters=_rope([6, 5, 5], mrope_interleaved=True))
     config = transformers.Qwen3VLConfig(text_config=text, vision_config=_QWEN3_VISION, **_qwen_ids(processor.tokenizer))
     return Family(processor, config, 32, "<|im_end|>")
+
+
+def _qwen3_vl_thinking() -> Family:
+    return _qwen3_vl(_QWEN_THINKING_TEMPLATE)
 
 
 def _qwen3_vl_moe() -> Family:
@@ -249,7 +261,8 @@ def _gemma4() -> Family:
     vision |= {"num_key_value_heads": 2, "head_dim": 32, "patch_size": 16, "pooling_kernel_size": 3}
     config = transformers.Gemma4Config(
         text_config=text,
-        vision_config={**vision, "position_embedding_size": 64},
+        # vLLM reads the last; transformers' own config class does not name it.
+        vision_config={**vision, "position_embedding_size": 64, "default_output_length": 70},
         audio_config=None,
         tie_word_embeddings=True,
         image_token_id=ids("<|image|>"),
@@ -262,16 +275,19 @@ def _gemma4() -> Family:
     return Family(processor, config, 384, "<turn|>", frame_budget=4)
 
 
-def _internvl(side_px: int = 56) -> Family:
-    control = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<img>", "</img>", "<IMG_CONTEXT>", "<video>")
-    named = {"start_image_token": "<img>", "end_image_token": "</img>", "context_image_token": "<IMG_CONTEXT>"}
-    tokenizer = _tokenizer(
-        control,
-        eos="<|im_end|>",
-        pad="<|endoftext|>",
-        template=_INTERNVL_TEMPLATE,
-        video_token="<video>",
-        **named,
+INTERNVL_CONTROL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<img>", "</img>", "<IMG_CONTEXT>", "<video>")
+INTERNVL_NAMED = {
+    "start_image_token": "<img>",
+    "end_image_token": "</img>",
+    "context_image_token": "<IMG_CONTEXT>",
+    "video_token": "<video>",
+}
+
+
+def make_internvl(side_px: int = 56, tokenizer: Any = None) -> Family:
+    """A tiny InternVL3 whose processor makes tiles of `side_px`, with a tokenizer of its own or the one given."""
+    tokenizer = tokenizer or _tokenizer(
+        INTERNVL_CONTROL, eos="<|im_end|>", pad="<|endoftext|>", template=_INTERNVL_TEMPLATE, **INTERNVL_NAMED
     )
     size = {"height": side_px, "width": side_px}
     num_tokens = (side_px // 28) ** 2
@@ -328,9 +344,10 @@ FAMILIES: dict[str, Callable[[], Family]] = {
     "qwen2_vl": _qwen2_vl,
     "qwen2_5_vl": _qwen2_5_vl,
     "qwen3_vl": _qwen3_vl,
+    "qwen3_vl_thinking": _qwen3_vl_thinking,
     "qwen3_vl_moe": _qwen3_vl_moe,
     "glm4v": _glm4v,
     "gemma4": _gemma4,
-    "internvl": _internvl,
+    "internvl": make_internvl,
     "mistral3": _mistral3,
 }

@@ -23,7 +23,7 @@ import numpy as np
 from PIL import Image
 
 from verl_videomtr.rollout import Message, Reply
-from verl_videomtr.verl_plugin.turn_end import TurnEnd
+from verl_videomtr.verl_plugin.turn_end import TurnEnd, opened_thought
 
 FAILED_STOPS = ("error", "abort", "aborted", "cancelled")
 """Stop reasons with which verl's servers say that there is no response."""
@@ -186,7 +186,8 @@ class TokenPolicy:
         self._sampled = list(output.token_ids)
         was_cut = len(self._sampled) >= limit and self._sampled[-1] not in self._turn_end.end_ids
         reply = Reply(
-            text=self._opened_thought(segment) + self._tokenizer.decode(self._turn_end.without_end(self._sampled)),
+            text=opened_thought(self._tokenizer, segment.ids)
+            + self._tokenizer.decode(self._turn_end.without_end(self._sampled)),
             out_of_room=was_cut and limit < self._limits.response,
             finish_reason="length" if was_cut else "stop",
             prompt_tokens=len(segment.ids),
@@ -241,10 +242,6 @@ class TokenPolicy:
             messages=messages,
             response_starts={},
         )
-
-    def _opened_thought(self, segment: Segment) -> str:
-        """Templates of thinking models open the thought themselves: the policy continues it, the parser must see it."""
-        return "<think>" if self._tokenizer.decode(segment.ids[-8:]).rstrip().endswith("<think>") else ""
 
     def _append_response(self, segment: Segment, logprobs: list[float], text: str) -> None:
         start = len(segment.mask)

@@ -15,6 +15,7 @@ from typing import Any
 from transformers import GenerationConfig
 
 _MARK = "the last words"
+_THOUGHT = "<think>"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -59,6 +60,14 @@ def read_turn_end(tokenizer: Any, processor: Any, **template_kwargs: Any) -> Tur
     if closing_ids and closing_ids[0] in tokenizer.all_special_ids:
         ends |= {closing_ids[0]}
     return TurnEnd(closing_ids=closing_ids, end_ids=ends)
+
+
+def opened_thought(tokenizer: Any, prompt_ids: Sequence[int]) -> str:
+    """Return the tag with which the prompt ends, or "".
+
+    Templates of thinking models open the thought themselves: the policy continues it, but the parser must see it.
+    """
+    return _THOUGHT if tokenizer.decode(prompt_ids[-8:]).rstrip().endswith(_THOUGHT) else ""
 
 
 def end_ids_of_server(tokenizer: Any) -> frozenset[int]:

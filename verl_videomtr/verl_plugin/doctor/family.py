@@ -19,7 +19,7 @@ from verl_videomtr.verl_plugin.doctor.findings import Finding, counted, error, o
 from verl_videomtr.verl_plugin.doctor.rendering import Renderer, largest_size, usual_size
 from verl_videomtr.verl_plugin.image_tokens import ImageTokens, ImageTokensError
 from verl_videomtr.verl_plugin.row_inputs import forward_names, image_inputs
-from verl_videomtr.verl_plugin.turn_end import end_ids_of_server, read_turn_end
+from verl_videomtr.verl_plugin.turn_end import end_ids_of_server, opened_thought, read_turn_end
 
 
 def check_family(case: Case) -> Iterator[Finding]:
@@ -114,7 +114,8 @@ def _two_turns(renderer: Renderer, size: tuple[int, int]) -> tuple[list[int], li
     said: list[dict[str, Any]] = [{"role": "system", "content": "Look."}, first]
     reply = "<think>why</think><retrieve>1,2</retrieve>"
     ids = list(renderer.builder.build_initial_tokens(said, images=[part["image"] for part in frames[:2]]))
-    ids += [*tokenizer.encode(reply, add_special_tokens=False), *renderer.closing_ids]
+    sampled = reply.removeprefix(opened_thought(tokenizer, ids))
+    ids += [*tokenizer.encode(sampled, add_special_tokens=False), *renderer.closing_ids]
     answered = [*said, {"role": "assistant", "content": reply}]
     whole = [*answered, {"role": "user", "content": [text[3], frames[2], text[2]]}]
     return list(renderer.builder.merge_context_tokens(answered, whole, ids).token_ids), whole
