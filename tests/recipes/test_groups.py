@@ -219,10 +219,15 @@ def test_a_models_frames_have_at_most_128_visual_tokens(name, path, patch):
     assert (pool.max_tokens, pool.max_pixels) == (128, 128 * (2 * patch) ** 2)
 
 
+@pytest.mark.parametrize(
+    "base",
+    [["+videomtr=paper", "+videomtr/model={}"], ["+videomtr/recipe=paper", "videomtr/model={}"]],
+    ids=["preset", "recipe"],
+)
 @pytest.mark.parametrize("name", sorted(path.stem for path in (GROUPS / "model").glob("*.yaml") if path.stem != "tiny"))
-def test_a_models_group_is_a_few_lines_and_holds_its_longest_episode(name):
+def test_a_models_group_is_a_few_lines_and_holds_its_longest_episode(name, base):
     assert len((GROUPS / "model" / f"{name}.yaml").read_text().splitlines()) <= 20
-    config = compose(["+videomtr=paper", f"+videomtr/model={name}"])
+    config = compose([each.format(name) for each in base])
     settings = load_settings(config)
     check_config(config, settings)
     assert config.critic.model.path == config.actor_rollout_ref.model.path
