@@ -70,7 +70,12 @@ def run_stage(name: str, folder: Path, *, rehearse: bool, limit_seconds: float |
     log_path, start = folder / f"{name}.log", time.monotonic()
     with log_path.open("w", encoding="utf-8") as log:
         child = subprocess.Popen(
-            command + ["--rehearse"] * rehearse, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+            command + ["--rehearse"] * rehearse,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            # verl does not fall back to the CPU by itself: it is told.
+            env=os.environ | ({"VERL_PLATFORM": "cpu"} if rehearse else {}),
         )
         try:
             end = "failed" if child.wait(limit) else "done"
