@@ -140,6 +140,17 @@ def test_flash_attention_that_is_not_installed(measured, checkpoint):
     AutoModelForImageTextToText.from_pretrained(checkpoint, attn_implementation="sdpa")
 
 
+def test_which_families_verl_packs_by_flash_attention_is_read_in_verls_source():
+    from verl.models.transformers import glm4v, qwen2_vl, qwen3_vl
+
+    found = machine._families_packed_by_flash()
+    for module, families in ((qwen2_vl, {"qwen2_vl", "qwen2_5_vl"}), (glm4v, {"glm4v"})):
+        assert hasattr(module, "_custom_flash_attention_forward")
+        assert families <= found
+    assert not hasattr(qwen3_vl, "_custom_flash_attention_forward")
+    assert not {"qwen3_vl", "qwen3_vl_moe", "qwen3_5"} & found
+
+
 def test_fewer_gpus_than_asked_for(measured, monkeypatch):
     import ray._private.state
     from verl.single_controller.ray.base import ResourcePoolManager

@@ -4,10 +4,13 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import os
+import re
 import shutil
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 from verl_videomtr.planner import GIB, make_plan
@@ -23,8 +26,6 @@ SOCKET_BYTES = 107
 FULL_SHARE = 0.95
 """A disk fuller than this is one that Ray writes no objects to (RAY_local_fs_capacity_threshold)."""
 BUCKET = "actor_rollout_ref.rollout.checkpoint_engine.update_weights_bucket_megabytes"
-PACKED_BY_FLASH = ("qwen2_vl", "qwen2_5_vl", "glm4v")
-"""Families whose attention verl replaces by flash-attn's wherever padding is removed (verl/models/transformers)."""
 STORE_MIB = 1024
 """Shared memory below which Ray's object store moves to the disk."""
 RESOURCES = ("ray_kwargs.ray_init.num_cpus", "ray_kwargs.ray_init.num_gpus")
@@ -54,8 +55,8 @@ def _attention(case: Case) -> Iterator[Finding]:
         if str(attention).startswith("flash_attention"):
             wants.append(f"{section}.override_config.attn_implementation={attention}")
             fixes.append(case.override(f"{section}.override_config.attn_implementation", "sdpa"))
-        family = case.model.hf_config.model_type if case.model else PACKED_BY_FLASH[0]
-        if case.get(f"{section}.use_remove_padding") and family in PACKED_BY_FLASH:
+        packed_by_flash = case.model is None or case.model.hf_config.model_type in _families_packed_by_flash()
+        if case.get(f"{section}.use_remove_padding") and packed_by_flash:
             wants.append(f"{section}.use_remove_padding=true")
             fixes.append(f"{section}.use_remove_padding=false")
     if not wants:
@@ -78,6 +79,27 @@ def _attention(case: Case) -> Iterator[Finding]:
         )
     else:
         yield ok("machine.attention", "flash-attn is installed")
+
+
+@cache
+def _families_packed_by_flash() -> frozenset[str]:
+    """Ask verl's source for the families whose attention it replaces by flash-attn's wherever padding is removed.
+
+    In `apply_monkey_patch`, a branch on `model.config.model_type` in which `if use_remove_padding ...:` replaces the
+    forward of a class. A class that is flash-attn's own is in use only where flash-attn is.
+    """
+    package = importlib.util.find_spec("verl")
+    if package is None or package.origin is None:
+        raise ModuleNotFoundError("verl is not installed")
+    source = Path(package.origin).parent / "models/transformers/monkey_patch.py"
+    families: set[str] = set()
+    for branch in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
+        if isinstance(branch, ast.If) and "model.config.model_type" in ast.unparse(branch.test):
+            inner = [line for line in branch.body if isinstance(line, ast.If)]
+            packing = [line for item in inner if "use_remove_padding" in ast.unparse(item.test) for line in item.body]
+            if any(re.match(r"\w+\.forward = ", ast.unparse(line)) for line in packing):
+                families.update(re.findall(r"'(\w+)'", ast.unparse(branch.test)))
+    return frozenset(families)
 
 
 def _cluster(case: Case) -> Iterator[Finding]:
