@@ -15,6 +15,7 @@ SERVERS = ("e2e", "ray.init", "served", "trainer_runs", "e2e_trainer", "chromium
 """Words of a test file that starts Ray, vLLM, the trainer or a browser: each takes the whole machine."""
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Say which tests `make test JOBS=N` keeps in one process: a file's, and all those that start servers."""
     groups: dict[Path, str] = {}
