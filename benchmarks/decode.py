@@ -46,7 +46,7 @@ ASSUMED_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
-class Case:
+class Workload:
     """One file and how many frames are read from it."""
 
     codec: str
@@ -66,7 +66,7 @@ class Case:
 
 
 CASES = tuple(
-    Case(codec, gop, minutes, 128 if gop == 48 else 32)
+    Workload(codec, gop, minutes, 128 if gop == 48 else 32)
     for minutes in (60, 1, 10)
     for codec in ("h264", "hevc", "av1")
     for gop in (48, 250)
@@ -155,7 +155,7 @@ def _measure_apart(method: str, path: Path, count: int, warm_up: Path) -> dict[s
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
-def run_methods(case: Case, methods: Sequence[str], directory: Path) -> dict[str, Any]:
+def run_methods(case: Workload, methods: Sequence[str], directory: Path) -> dict[str, Any]:
     """Measure each method once, one after another."""
     path = make_video(directory, codec=case.codec, gop=case.gop, minutes=case.minutes)
     warm_up = make_video(directory)
@@ -175,7 +175,7 @@ def _versions() -> dict[str, str]:
     return {name: metadata.version(name) for name in LIBRARIES}
 
 
-def run(cases: Sequence[Case], arguments: argparse.Namespace) -> None:
+def run(cases: Sequence[Workload], arguments: argparse.Namespace) -> None:
     """Measure what is still missing until the time is spent."""
     ends = time.monotonic() + (arguments.seconds or math.inf)
     while fitting := [
@@ -192,10 +192,10 @@ def run(cases: Sequence[Case], arguments: argparse.Namespace) -> None:
 
 
 def _missing(
-    cases: Sequence[Case], done: dict[str, list[dict[str, Any]]], rounds: int
-) -> list[tuple[Case, Sequence[str], float]]:
+    cases: Sequence[Workload], done: dict[str, list[dict[str, Any]]], rounds: int
+) -> list[tuple[Workload, Sequence[str], float]]:
     """What is to be measured, with the seconds it may take: first rounds, then whole files, then further rounds."""
-    work: list[tuple[float, Case, Sequence[str], float]] = []
+    work: list[tuple[float, Workload, Sequence[str], float]] = []
     for case in cases:
         results = done.get(case.name, [])
         known = [result["seconds"] for result in results if "pyav" in result["methods"]]
@@ -217,7 +217,7 @@ def read_results(path: Path) -> dict[str, list[dict[str, Any]]]:
     return rounds
 
 
-def print_table(cases: Sequence[Case], results: dict[str, list[dict[str, Any]]]) -> None:
+def print_table(cases: Sequence[Workload], results: dict[str, list[dict[str, Any]]]) -> None:
     """One line a case: medians over the rounds; ratios are medians of the rounds' own, with the least and most."""
     print(
         "| video | frames | rounds | decord s | torchcodec s | groups s | pyav s | pyav / decord | pyav / groups "

@@ -49,7 +49,7 @@ VARIABLE = "VIDEOMTR_PROBE_DIR"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Outcome:
+class RunEnd:
     """One run."""
 
     role: str
@@ -82,7 +82,7 @@ def role_of(process: psutil.Process) -> str:
     return next((role for role, pattern in ROLES.items() if re.search(pattern, line)), line[:60])
 
 
-def kill_one(run: Path, data: Path, base: Path, *, role: str, number: signal.Signals, rng: random.Random) -> Outcome:
+def kill_one(run: Path, data: Path, base: Path, *, role: str, number: signal.Signals, rng: random.Random) -> RunEnd:
     """Start a run, send one signal, and wait for its end."""
     from trainer_runs import command_of, environment_of
 
@@ -102,7 +102,7 @@ def kill_one(run: Path, data: Path, base: Path, *, role: str, number: signal.Sig
         moment = wait_for_moment(process, run, rng)
         targets = [member for member in list_family(run) if role_of(member) == role]
         if not targets:
-            return Outcome(role=role, signal=number.name, moment=moment, seconds=None, said="no such process", left=[])
+            return RunEnd(role=role, signal=number.name, moment=moment, seconds=None, said="no such process", left=[])
         target, steps = rng.choice(targets), count_steps(run)
         target.send_signal(number)
         began = time.monotonic()
@@ -110,7 +110,7 @@ def kill_one(run: Path, data: Path, base: Path, *, role: str, number: signal.Sig
             # As Ctrl-Z does: the command only waits, and its run goes on.
             time.sleep(STOPPED_SECONDS)
             said = f"nothing; {count_steps(run) - steps} more steps in {STOPPED_SECONDS:g} s"
-            return Outcome(role=role, signal=number.name, moment=moment, seconds=None, said=said, left=[])
+            return RunEnd(role=role, signal=number.name, moment=moment, seconds=None, said=said, left=[])
         try:
             process.wait(timeout=LIMIT_SECONDS)
             seconds = time.monotonic() - began
@@ -118,7 +118,7 @@ def kill_one(run: Path, data: Path, base: Path, *, role: str, number: signal.Sig
             seconds = None
         time.sleep(10 if seconds is not None else 0)
         left = sorted({role_of(member) for member in list_family(run)}) if seconds is not None else []
-        return Outcome(role=role, signal=number.name, moment=moment, seconds=seconds, said=last_error(log), left=left)
+        return RunEnd(role=role, signal=number.name, moment=moment, seconds=seconds, said=last_error(log), left=left)
     finally:
         for member in list_family(run):
             member.kill()
@@ -155,7 +155,7 @@ def last_error(log: Path) -> str:
 
 
 def print_table(out: Path) -> None:
-    outcomes = [Outcome(**json.loads(line)) for line in out.read_text().splitlines()]
+    outcomes = [RunEnd(**json.loads(line)) for line in out.read_text().splitlines()]
     print(f"{len(outcomes)} runs, {sum(outcome.seconds is not None for outcome in outcomes)} ended by themselves")
     print("| process | signal | moment | ended after | what it said | left behind |")
     print("|---|---|---|---|---|---|")

@@ -109,7 +109,7 @@ class Trained:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run:
+class PlannedRun:
     """What a plan needs to know of a run."""
 
     shape: ModelShape
@@ -222,7 +222,7 @@ class Plan:
         return sum(self.seconds.values())
 
 
-def make_plan(run: Run) -> Plan:
+def make_plan(run: PlannedRun) -> Plan:
     """Compute every number of a run."""
     frames = sum(row.num_frames for row in run.rows)
     replies = sum(row.response_tokens for row in run.rows)
@@ -256,13 +256,13 @@ def make_plan(run: Run) -> Plan:
     )
 
 
-def checkpoint_bytes(run: Run) -> int:
+def checkpoint_bytes(run: PlannedRun) -> int:
     """Weights and Adam's two states of every trained model, as FSDP's ranks write them."""
     trained = [run.actor] + ([run.critic] if run.critic else [])
     return sum(model.weight_bytes + model.optimizer_bytes for model in trained)
 
 
-def _host_parts(run: Run, stored: int, validated: int) -> dict[str, float]:
+def _host_parts(run: PlannedRun, stored: int, validated: int) -> dict[str, float]:
     """What a step or a validation holds in one node's memory; Python, Ray and cached files come on top."""
     share = 1 / run.nodes
     states = run.gpus_per_node / run.shards
@@ -282,7 +282,7 @@ def _host_parts(run: Run, stored: int, validated: int) -> dict[str, float]:
     return {name: size for name, size in parts.items() if size}
 
 
-def _update_parts(run: Run, trained: Trained, idle: Trained | None) -> dict[str, float]:
+def _update_parts(run: PlannedRun, trained: Trained, idle: Trained | None) -> dict[str, float]:
     """Of one GPU while one model is trained: its states in shards, the layer at work in full, and who waits beside.
 
     The paper's 7B run on 8 GPUs: 8.29e9 parameters of 4 bytes in 8 shards are 3.9 GiB of weights, as much of gradients,
@@ -305,7 +305,7 @@ def _update_parts(run: Run, trained: Trained, idle: Trained | None) -> dict[str,
     return parts
 
 
-def _rollout_parts(run: Run) -> dict[str, float]:
+def _rollout_parts(run: PlannedRun) -> dict[str, float]:
     idle = run.actor.idle_bytes + (run.critic.idle_bytes if run.critic else 0)
     return {
         "server": run.memory_share * run.gpu.memory_gib * GIB,
@@ -320,13 +320,13 @@ def _gathered_bytes(shape: ModelShape) -> float:
     return 2.0 * (shape.vocab * shape.hidden + shape.num_head_params + 2 * layer)
 
 
-def _micro_batch_tokens(run: Run, trained: Trained) -> float:
+def _micro_batch_tokens(run: PlannedRun, trained: Trained) -> float:
     """Tokens of the fullest micro-batch on one GPU."""
     per_rank = run.episodes / run.data_parallel * sum(row.tokens for row in run.rows) / run.sequence_parallel
     return min(trained.tokens_per_gpu, per_rank)
 
 
-def _activation_bytes(run: Run, trained: Trained) -> float:
+def _activation_bytes(run: PlannedRun, trained: Trained) -> float:
     """With gradient checkpointing: the input of every layer, and all that one layer computes, there and back; bf16.
 
     The language model's are divided by sequence parallelism. The vision tower's are not: every rank of the group sees
@@ -350,7 +350,7 @@ def _layer_bytes(tokens: float, hidden: int, attention: int, wide: int) -> float
     return 2 * 2.0 * tokens * (4 * hidden + 4 * attention + 3 * wide)
 
 
-def _cache_tokens(run: Run) -> int:
+def _cache_tokens(run: PlannedRun) -> int:
     """Tokens that the key-value cache of one server holds."""
     each = run.memory_share * run.gpu.memory_gib - SERVER_RESERVE_GIB
     room = each * GIB * run.tensor_parallel - 2 * run.shape.num_params
@@ -358,7 +358,7 @@ def _cache_tokens(run: Run) -> int:
     return max(0, int(room / (run.shape.kv_bytes_per_token() * heads)))
 
 
-def _forward_flops(run: Run) -> float:
+def _forward_flops(run: PlannedRun) -> float:
     """Of one episode: two operations a parameter and token or patch, and causal attention."""
     shape, total = run.shape, 0.0
     for row in run.rows:
@@ -369,7 +369,7 @@ def _forward_flops(run: Run) -> float:
     return total
 
 
-def _seconds(run: Run, server_episodes: int) -> dict[str, float]:
+def _seconds(run: PlannedRun, server_episodes: int) -> dict[str, float]:
     """The parts of a synchronous step, longest episodes throughout; weight transfer and decoding are left out."""
     forward = _forward_flops(run) * run.episodes / (run.num_gpus * run.gpu.flops * TRAIN_SHARE)
     servers = max(1, run.num_gpus // run.tensor_parallel)

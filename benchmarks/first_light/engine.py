@@ -20,8 +20,7 @@ from unittest import mock
 
 import torch
 
-from benchmarks.first_light.models import MODEL, ROUNDS, describe, make_inputs, now
-from benchmarks.first_light.models import Case as Update
+from benchmarks.first_light.models import MODEL, ROUNDS, Update, describe, make_inputs, now
 from benchmarks.first_light.record import Record
 from benchmarks.first_light.shapes import TINY, model_config, trajectories
 

@@ -29,7 +29,7 @@ ROUNDS = 3
 
 
 @dataclass(frozen=True)
-class Case:
+class Update:
     """One update to measure."""
 
     model: str
@@ -51,15 +51,17 @@ class Case:
         return f"{sizes}, {self.layout} {self.attention}, vision {self.vision}"
 
 
-def cases(*, rehearse: bool) -> list[Case]:
+def cases(*, rehearse: bool) -> list[Update]:
     ways = [("padded", "sdpa"), ("packed", "sdpa")]
     if rehearse:
-        return [Case(TINY, role, 4, *way, vision="sdpa") for role in ("actor", "critic") for way in ways]
-    padded = [Case(MODEL, role, budget, "padded", "sdpa") for budget in (32, 80) for role in ("actor", "critic")]
-    larger = [Case(LARGE, "actor", 32, "padded", "sdpa", layers) for layers in LARGE_LAYERS]
+        return [Update(TINY, role, 4, *way, vision="sdpa") for role in ("actor", "critic") for way in ways]
+    padded = [Update(MODEL, role, budget, "padded", "sdpa") for budget in (32, 80) for role in ("actor", "critic")]
+    larger = [Update(LARGE, "actor", 32, "padded", "sdpa", layers) for layers in LARGE_LAYERS]
     # The packed mask of sdpa is a whole square, and its tower's loop takes seconds: both last.
-    packed = [Case(MODEL, "actor", budget, "packed", way) for way in ("flex_attention", "sdpa") for budget in (32, 80)]
-    return padded + larger + packed + [Case(MODEL, "actor", 32, "padded", "sdpa", vision="sdpa")]
+    packed = [
+        Update(MODEL, "actor", budget, "packed", way) for way in ("flex_attention", "sdpa") for budget in (32, 80)
+    ]
+    return padded + larger + packed + [Update(MODEL, "actor", 32, "padded", "sdpa", vision="sdpa")]
 
 
 def run(record: Record, *, rehearse: bool) -> None:
@@ -85,7 +87,7 @@ def run(record: Record, *, rehearse: bool) -> None:
         raise RuntimeError(f"{len(failed)} cases failed: {failed}; their lines in the results say why")
 
 
-def measure(case: Case, device: str) -> dict[str, Any]:
+def measure(case: Update, device: str) -> dict[str, Any]:
     """Time an update after two that warm up."""
     model = build(case, device)
     inputs, labels = make_inputs(case, device)
@@ -104,7 +106,7 @@ def measure(case: Case, device: str) -> dict[str, Any]:
     }
 
 
-def describe(case: Case, device: str, *, update_seconds: float) -> dict[str, Any]:
+def describe(case: Update, device: str, *, update_seconds: float) -> dict[str, Any]:
     """What a case is, and the figures that follow from its time."""
     lengths = [row.tokens for row in trajectories(case.model, case.budget)]
     name = torch.cuda.get_device_name() if device == "cuda" else "cpu"
@@ -125,7 +127,7 @@ def describe(case: Case, device: str, *, update_seconds: float) -> dict[str, Any
     }
 
 
-def build(case: Case, device: str) -> torch.nn.Module:
+def build(case: Update, device: str) -> torch.nn.Module:
     """The model of a case with random weights."""
     config = model_config(case.model, case.layers)
     with torch.device(device):
@@ -142,7 +144,7 @@ def build(case: Case, device: str) -> torch.nn.Module:
     return made.train()
 
 
-def make_inputs(case: Case, device: str) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+def make_inputs(case: Update, device: str) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
     """Lay both trajectories out: text, then frames, then text.
 
     Returns:

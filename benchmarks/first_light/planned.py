@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from benchmarks.first_light.record import Record, read
 from benchmarks.first_light.shapes import RESPONSE_TOKENS, frame_grid, model_shape, trajectories
-from verl_videomtr.planner import GPUS, TRAIN_SHARE, Gpu, Plan, Run, Trained, make_plan
+from verl_videomtr.planner import GPUS, TRAIN_SHARE, Gpu, Plan, PlannedRun, Trained, make_plan
 
 NOT_THERE = ("gathered weights", "contexts")
 """Parts of the plan that torch's own peak of one process without FSDP does not hold."""
@@ -69,7 +69,7 @@ def foretell(
         num_logit_copies=2,
     )
     return make_plan(
-        Run(
+        PlannedRun(
             shape=shape,
             rows=rows,
             frame_tokens=height * width // 4,

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 
 from recipes.learning_study import study
 from recipes.learning_study.record import HELD_OUT_ACCURACY, RESULTS
-from recipes.learning_study.tables import HELD_OUT, Run, read_runs
+from recipes.learning_study.tables import HELD_OUT, StudyRun, read_runs
 
 matplotlib.use("Agg")
 
@@ -100,7 +100,7 @@ def running_mean(values: Sequence[float], width: int = SMOOTHING) -> list[float]
     return [sum(part) / len(part) for i in range(len(values)) if (part := values[max(0, i + 1 - width) : i + 1])]
 
 
-def draw_figure(runs: Sequence[Run], variants: Sequence[str], panels: Sequence[Panel]) -> Figure:
+def draw_figure(runs: Sequence[StudyRun], variants: Sequence[str], panels: Sequence[Panel]) -> Figure:
     """Draw panels in even rows of at most MOST_COLUMNS, one line per run."""
     rows = -(-len(panels) // MOST_COLUMNS)
     columns = -(-len(panels) // rows)
@@ -117,7 +117,7 @@ def draw_figure(runs: Sequence[Run], variants: Sequence[str], panels: Sequence[P
     return figure
 
 
-def _draw_panel(axes: Axes, panel: Panel, runs: Sequence[Run]) -> None:
+def _draw_panel(axes: Axes, panel: Panel, runs: Sequence[StudyRun]) -> None:
     for run in runs:
         steps, values = run.series(panel.key)
         if not steps:

@@ -30,7 +30,7 @@ WINDOW = 10
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run:
+class StudyRun:
     """One run's files, read."""
 
     variant: str
@@ -80,13 +80,13 @@ class Run:
         return sum(known) / len(known) if known else None
 
 
-def read_runs(results: Path = RESULTS) -> list[Run]:
+def read_runs(results: Path = RESULTS) -> list[StudyRun]:
     """Read every run of the study that has begun, in the study's order."""
     runs = []
     for variant, seed in study.ORDER:
         record = RunRecord(study.run_name(variant, seed), results)
         if lines := record.lines():
-            runs.append(Run(variant=variant, seed=seed, lines=tuple(lines), facts=record.facts()))
+            runs.append(StudyRun(variant=variant, seed=seed, lines=tuple(lines), facts=record.facts()))
     return runs
 
 
@@ -100,7 +100,7 @@ def wilson(share: float, number: int, z: float = 1.96) -> tuple[float, float]:
     return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
 
 
-def table_of_runs(runs: Sequence[Run]) -> Iterator[str]:
+def table_of_runs(runs: Sequence[StudyRun]) -> Iterator[str]:
     """One line per run: what it came to on the held-out rows."""
     columns = ("run", "seed", "steps", "wall, min", "held-out accuracy before", "after (95% interval)")
     columns += ("turns", "best IoU", "reward")
@@ -127,7 +127,7 @@ def table_of_runs(runs: Sequence[Run]) -> Iterator[str]:
     )
 
 
-def table_of_gate(runs: Sequence[Run]) -> Iterator[str]:
+def table_of_gate(runs: Sequence[StudyRun]) -> Iterator[str]:
     """With and without the gate where half of the evidence cannot be read, beside what was predicted."""
     columns = ("seed", "", "reward, steps 41-60", "turns on unreadable, 21-60", "pay of a wrong answer, 41-60")
     columns += ("readable right, held out",)
@@ -160,7 +160,7 @@ def table_of_gate(runs: Sequence[Run]) -> Iterator[str]:
     yield "| | predicted | at least .25 | at least .3 | at least .4 | not above 0 |"
 
 
-def _gate_figures(run: Run) -> list[float | None]:
+def _gate_figures(run: StudyRun) -> list[float | None]:
     readable = [result["correct"] for result in run.facts["held_out"] if result["group"] == "readable"]
     return [
         _mean(run.series("videomtr/reward/episode")[1][40:60]),
@@ -174,7 +174,7 @@ def _mean(values: Sequence[float]) -> float | None:
     return sum(values) / len(values) if values else None
 
 
-def table_of_phases(run: Run) -> Iterator[str]:
+def table_of_phases(run: StudyRun) -> Iterator[str]:
     """Seconds of a step by phase: the median over the run, since a busy machine makes outliers."""
     yield "| phase | seconds, median of steps |"
     yield "|---|---|"
@@ -199,7 +199,7 @@ def phase_seconds(steps: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return {name: sorted(values)[len(values) // 2] for name, values in seconds.items() if values}
 
 
-def trajectories(run: Run) -> Iterator[str]:
+def trajectories(run: StudyRun) -> Iterator[str]:
     """Print the kept examples of the first and the last step, turn by turn."""
     for place, examples in run.facts.get("examples", {}).items():
         for example in examples:
@@ -214,7 +214,7 @@ def trajectories(run: Run) -> Iterator[str]:
             yield ""
 
 
-def _steps(run: Run) -> str:
+def _steps(run: StudyRun) -> str:
     return str(run.last_step) if run.complete else f"{run.last_step} of {run.steps}"
 
 
@@ -222,7 +222,7 @@ def _show(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
 
 
-def find_run(runs: Sequence[Run], variant: str, seed: int) -> Run:
+def find_run(runs: Sequence[StudyRun], variant: str, seed: int) -> StudyRun:
     """Raise ValueError where there is no such run."""
     for run in runs:
         if (run.variant, run.seed) == (variant, seed):

@@ -78,21 +78,21 @@ def test_wheels_are_cut_into_pieces_and_joined_again(tmp_path):
 @pytest.mark.parametrize(("name", "layers"), [("tiny", None), (models.MODEL, None), (models.LARGE, 4)])
 @pytest.mark.parametrize("role", ["actor", "critic"])
 def test_the_models_have_the_sizes_that_are_planned(name, layers, role):
-    model = models.build(models.Case(name, role, 32, "padded", "sdpa", layers), "meta")
+    model = models.build(models.Update(name, role, 32, "padded", "sdpa", layers), "meta")
     shape = model_shape(name, layers)
     expected = shape.num_params if role == "actor" else shape.num_value_params
     assert sum(parameter.numel() for parameter in model.parameters()) == expected
 
 
 def test_flex_attention_is_the_language_models_alone():
-    model = models.build(models.Case("tiny", "actor", 4, "packed", "flex_attention"), "meta")
+    model = models.build(models.Update("tiny", "actor", 4, "packed", "flex_attention"), "meta")
     assert model.model.language_model.config._attn_implementation == "flex_attention"
     assert model.model.visual.config._attn_implementation == models.NAME
 
 
 def test_packed_is_what_padded_is_without_padding():
     torch.manual_seed(0)
-    padded, packed = (models.Case("tiny", "actor", 4, layout, "sdpa") for layout in ("padded", "packed"))
+    padded, packed = (models.Update("tiny", "actor", 4, layout, "sdpa") for layout in ("padded", "packed"))
     model = models.build(padded, "cpu").float()
     results = []
     for case in (padded, packed):
@@ -117,7 +117,7 @@ def test_ratios_are_of_the_measured_to_the_foretold(tmp_path):
 @pytest.mark.slow
 @torch.no_grad()
 def test_flex_attention_packs_as_sdpa_does():
-    case = models.Case("tiny", "actor", 4, "packed", "sdpa")
+    case = models.Update("tiny", "actor", 4, "packed", "sdpa")
     model = models.build(case, "cpu").float().eval()
     inputs, _ = models.make_inputs(case, "cpu")
     inputs["pixel_values"] = inputs["pixel_values"].float()

@@ -17,7 +17,7 @@ from transformers import Qwen2VLImageProcessor
 from verl_videomtr.budget import Row
 from verl_videomtr.cli import main
 from verl_videomtr.model_shapes import KNOWN_CONFIGS, ModelShape, find_shape
-from verl_videomtr.planner import GIB, GPUS, Run, Trained, make_plan
+from verl_videomtr.planner import GIB, GPUS, PlannedRun, Trained, make_plan
 from verl_videomtr.verl_plugin.compose import compose
 from verl_videomtr.verl_plugin.plan_command import NODES, read_run
 
@@ -27,7 +27,7 @@ PAPER = ("+videomtr/recipe=paper",)
 
 def make_run(**changes):
     """The paper's run at 32 frames."""
-    run = Run(
+    run = PlannedRun(
         shape=SHAPE,
         rows=(Row(prompt_tokens=2968, response_tokens=4504, num_frames=32),),
         frame_tokens=128,

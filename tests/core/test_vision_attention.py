@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import AutoModelForImageTextToText
 
-from benchmarks.first_light.models import Case, make_inputs
+from benchmarks.first_light.models import Update, make_inputs
 from benchmarks.first_light.shapes import TINY, model_config
 from verl_videomtr.vision_attention import NAME, pack_vision_tower
 
@@ -18,7 +18,7 @@ def tower_and_inputs(request):
     torch.manual_seed(0)
     dtype = torch.float32 if request.param == "cpu" else torch.bfloat16
     model = AutoModelForImageTextToText.from_config(model_config(TINY), dtype=dtype, attn_implementation="sdpa")
-    inputs, _ = make_inputs(Case(TINY, "actor", 4, "padded", "sdpa", vision="sdpa"), request.param)
+    inputs, _ = make_inputs(Update(TINY, "actor", 4, "padded", "sdpa", vision="sdpa"), request.param)
     return model.to(request.param), inputs["pixel_values"].to(dtype), inputs["image_grid_thw"]
 
 

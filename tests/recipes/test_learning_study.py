@@ -21,7 +21,6 @@ from recipes.learning_study.record import (
 from recipes.learning_study.run import example_of, follow, last_checkpoint, main, means_by_group, results_of
 from recipes.learning_study.run_all import runs_left, sweep
 from recipes.learning_study.tables import (
-    Run,
     find_run,
     phase_seconds,
     read_runs,
@@ -437,7 +436,7 @@ def test_short_trial_of_a_variant_runs_stops_and_is_skipped(tmp_path):
 
 def test_run_reads_its_own_lines(runs):
     run = runs[0]
-    assert isinstance(run, Run)
+    assert isinstance(run, StudyRun)
     assert run.series("videomtr/episode/turns")[0] == list(range(1, STEPS + 1))
     assert run.end("no/such/metric") is None
     assert run.wall_seconds == 600

@@ -29,7 +29,7 @@ MARKS = re.compile(r"[^\w\s.,?'%]", re.ASCII)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class PicturedEpisode:
     """One episode of the table."""
 
     sample_id: str
@@ -45,7 +45,7 @@ class Row:
 
 def make_rows(
     records: Iterable[Mapping[str, Any]], number: int, *, run: Mapping[str, Any], workers: WorkerConfig
-) -> list[Row]:
+) -> list[PicturedEpisode]:
     """Make a row of each of `number` samples, of those that were played the first in a hash's order.
 
     Args:
@@ -66,26 +66,26 @@ def make_rows(
         decoders.close()
 
 
-def to_markdown(rows: Sequence[Row]) -> str:
+def to_markdown(rows: Sequence[PicturedEpisode]) -> str:
     """Write the rows' cells as one Markdown table."""
     names = columns_of(rows)
     lines = [names, ["---"] * len(names), *([_escape(_told(row.cells.get(name))) for name in names] for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def columns_of(rows: Sequence[Row]) -> list[str]:
+def columns_of(rows: Sequence[PicturedEpisode]) -> list[str]:
     """List the columns that any row has, in order."""
     return list(dict.fromkeys(name for row in rows for name in row.cells))
 
 
-def _make_row(record: Mapping[str, Any], run: Mapping[str, Any], decoders: DecodeWorkers) -> Row:
+def _make_row(record: Mapping[str, Any], run: Mapping[str, Any], decoders: DecodeWorkers) -> PicturedEpisode:
     facts = read_facts(record, run=0, phase="validation", file=0, line=0)
     its_card, its_detail = card(record, facts=facts, name=""), detail(record, facts=facts)
     wanted = wanted_of(record, run)
     wanted.indices = sorted({frame for frames in its_card["frames"] for frame in frames})
     film, pixels = read_film(wanted, num_frames=video_key(record)[1], workers=decoders)
     components = {name: value for name, value in its_detail["components"].items() if name != "gate_open"}
-    return Row(
+    return PicturedEpisode(
         sample_id=facts.sample_id,
         cells={
             "sample": shorten(facts.sample_id, TEXT_LIMIT),

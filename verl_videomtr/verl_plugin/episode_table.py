@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from verl.utils.tracking import Tracking, ValidationGenerationsLogger
 
-from verl_videomtr.report.sample_table import Row, columns_of, make_rows, to_markdown
+from verl_videomtr.report.sample_table import PicturedEpisode, columns_of, make_rows, to_markdown
 from verl_videomtr.video.decode_workers import WorkerConfig
 
 logger = logging.getLogger(__name__)
@@ -102,7 +102,7 @@ class EpisodeTable:
             logger.warning(message, *values)
 
 
-def _log_to_tensorboard(adapter: Any, rows: Sequence[Row], step: int) -> None:
+def _log_to_tensorboard(adapter: Any, rows: Sequence[PicturedEpisode], step: int) -> None:
     """Add one text with the table, and one picture a sample: its slider goes through the steps."""
     adapter.writer.add_text(KEY, to_markdown(rows), step)
     for row in rows:
@@ -110,7 +110,7 @@ def _log_to_tensorboard(adapter: Any, rows: Sequence[Row], step: int) -> None:
     adapter.writer.flush()
 
 
-def _log_to_wandb(wandb: Any, rows: Sequence[Row], step: int) -> None:
+def _log_to_wandb(wandb: Any, rows: Sequence[PicturedEpisode], step: int) -> None:
     """Log a new table each time: one that has been logged can be added to no more."""
     names = columns_of(rows)
     table = wandb.Table(columns=["step", *names, "what it looked at"])
@@ -119,7 +119,7 @@ def _log_to_wandb(wandb: Any, rows: Sequence[Row], step: int) -> None:
     wandb.log({KEY: table}, step=step)
 
 
-PICTURED: dict[str, Callable[[Any, Sequence[Row], int], None]] = {
+PICTURED: dict[str, Callable[[Any, Sequence[PicturedEpisode], int], None]] = {
     "tensorboard": _log_to_tensorboard,
     "wandb": _log_to_wandb,
     "vemlp_wandb": _log_to_wandb,

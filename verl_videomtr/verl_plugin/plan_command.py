@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from verl_videomtr.budget import largest_frame_tokens, worst_rows
 from verl_videomtr.model_shapes import ModelShape, find_shape
-from verl_videomtr.planner import GIB, GPUS, Gpu, Plan, Run, Trained, make_plan
+from verl_videomtr.planner import GIB, GPUS, Gpu, Plan, PlannedRun, Trained, make_plan
 from verl_videomtr.settings import load_settings
 from verl_videomtr.verl_plugin.compose import ComposeError, compose
 
@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def read_run(config: DictConfig, *, shape: ModelShape, gpu: Gpu) -> Run:
+def read_run(config: DictConfig, *, shape: ModelShape, gpu: Gpu) -> PlannedRun:
     """Take what a plan needs from a composed configuration.
 
     Raises:
@@ -81,7 +81,7 @@ def read_run(config: DictConfig, *, shape: ModelShape, gpu: Gpu) -> Run:
     rows = worst_rows(settings.episode, frame_tokens=frame_tokens, max_response_tokens=settings.max_response_tokens)
     rank = int(OmegaConf.select(policy, "model.lora.rank") or policy.model.get("lora_rank") or 0)
     has_reference = bool(config.algorithm.use_kl_in_reward or policy.actor.use_kl_loss)
-    return Run(
+    return PlannedRun(
         shape=shape,
         rows=tuple(rows),
         frame_tokens=frame_tokens,
@@ -158,7 +158,7 @@ def _bytes(engine: Any) -> int:
     return BYTES.get(str(engine.get("model_dtype") or "fp32"), 4)
 
 
-def table_runs(overrides: Sequence[str], *, gpu: Gpu) -> Iterator[tuple[int, Run]]:
+def table_runs(overrides: Sequence[str], *, gpu: Gpu) -> Iterator[tuple[int, PlannedRun]]:
     """Every budget's group in place of the one chosen, on every number of nodes."""
     shape = None
     for budget in BUDGETS:
@@ -178,7 +178,7 @@ def _with_budget(overrides: Sequence[str], budget: int) -> DictConfig:
         return compose([*others, f"+videomtr/budget=b{budget}"])
 
 
-def render(run: Run, plan: Plan, *, where: str) -> str:
+def render(run: PlannedRun, plan: Plan, *, where: str) -> str:
     """Describe one run in lines."""
     row, shape = run.rows[0], run.shape
     lines = [
@@ -231,13 +231,13 @@ def render(run: Run, plan: Plan, *, where: str) -> str:
     return "\n".join(lines)
 
 
-def _validation(run: Run, plan: Plan) -> tuple[str, str]:
+def _validation(run: PlannedRun, plan: Plan) -> tuple[str, str]:
     if not run.validation_episodes:
         return "not known", "the whole file at once: set data.val_batch_size"
     return _size(plan.stored_bytes_per_validation), f"{run.validation_episodes} episodes, in memory at once"
 
 
-def render_table(plans: Sequence[tuple[int, Run, Plan]]) -> str:
+def render_table(plans: Sequence[tuple[int, PlannedRun, Plan]]) -> str:
     """A line for each budget and number of nodes, in Markdown."""
     _, first, _ = plans[0]
     lines = [
@@ -262,7 +262,7 @@ def render_table(plans: Sequence[tuple[int, Run, Plan]]) -> str:
     return "\n".join(lines)
 
 
-def _plain(run: Run, plan: Plan) -> dict[str, Any]:
+def _plain(run: PlannedRun, plan: Plan) -> dict[str, Any]:
     return {
         "gpu": run.gpu.name,
         "num_gpus": run.num_gpus,
@@ -275,7 +275,7 @@ def _plain(run: Run, plan: Plan) -> dict[str, Any]:
     }
 
 
-def _rounding(run: Run) -> str:
+def _rounding(run: PlannedRun) -> str:
     if run.episodes == run.episodes_per_step:
         return ""
     return f"; {run.episodes_per_step} do not divide evenly among {run.data_parallel} ranks"

@@ -41,7 +41,7 @@ JPEG_SHARE = 0.21
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
+class FillOutcome:
     """What became of one video."""
 
     video: str
@@ -125,24 +125,24 @@ def data_files(config: DictConfig, split: str) -> list[str]:
     return [value] if isinstance(value, str) else list(value or [])
 
 
-def fill(video: str, job: Job, workers: DecodeWorkers) -> Outcome:
+def fill(video: str, job: Job, workers: DecodeWorkers) -> FillOutcome:
     """Put every candidate frame of one video into the cache."""
     try:
         path = resolve_video(video, job.root)
         pool = open_pool(path, job.config, PoolCache(job.directory, form=job.form), workers=workers)
         every = np.arange(pool.num_frames)
         if pool.is_complete:
-            return Outcome(video=video, state="kept")
+            return FillOutcome(video=video, state="kept")
         pool.read(every)
         if not pool.is_complete:
-            return Outcome(video=video, state="failed", error="OSError", reason="the cache cannot be written")
+            return FillOutcome(video=video, state="failed", error="OSError", reason="the cache cannot be written")
     except (VideoError, SampleError) as error:
         reason = error.reason if isinstance(error, VideoError) else str(error)
-        return Outcome(video=video, state="failed", error=type(error).__name__, reason=reason)
-    return Outcome(video=video, state="filled")
+        return FillOutcome(video=video, state="failed", error=type(error).__name__, reason=reason)
+    return FillOutcome(video=video, state="filled")
 
 
-def fill_here(videos: Sequence[str], job: Job, *, num_workers: int) -> Iterator[Outcome]:
+def fill_here(videos: Sequence[str], job: Job, *, num_workers: int) -> Iterator[FillOutcome]:
     """Fill on this machine, `num_workers` videos at a time."""
     workers = DecodeWorkers(WorkerConfig(num_processes=num_workers))
     threads = ThreadPoolExecutor(num_workers)
@@ -154,7 +154,7 @@ def fill_here(videos: Sequence[str], job: Job, *, num_workers: int) -> Iterator[
         workers.close()
 
 
-def fill_on_ray(videos: Sequence[str], job: Job, *, num_workers: int) -> Iterator[Outcome]:
+def fill_on_ray(videos: Sequence[str], job: Job, *, num_workers: int) -> Iterator[FillOutcome]:
     """Fill on a Ray cluster, `num_workers` videos at a time; the videos and the cache lie on a shared file system."""
     import ray
 
@@ -171,10 +171,12 @@ def fill_on_ray(videos: Sequence[str], job: Job, *, num_workers: int) -> Iterato
         try:
             yield ray.get(done)
         except ray.exceptions.RayError as error:  # The task's process or machine is gone; the others go on.
-            yield Outcome(video=video, state="failed", error=type(error).__name__, reason=str(error).splitlines()[0])
+            yield FillOutcome(
+                video=video, state="failed", error=type(error).__name__, reason=str(error).splitlines()[0]
+            )
 
 
-def _fill_in_task(video: str, job: Job) -> Outcome:
+def _fill_in_task(video: str, job: Job) -> FillOutcome:
     from verl_videomtr.video.decode_workers import shared_workers
 
     return fill(video, job, shared_workers())

@@ -13,7 +13,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from verl_videomtr.model_shapes import find_shape
-from verl_videomtr.planner import GPUS, Run
+from verl_videomtr.planner import GPUS, PlannedRun
 from verl_videomtr.sample import AGENT_NAME, Sample
 from verl_videomtr.settings import Settings
 from verl_videomtr.verl_plugin import ranks
@@ -107,7 +107,7 @@ class Case:
         return str(self.get("actor_rollout_ref.actor.strategy", "")).startswith("fsdp")
 
     @functools.cached_property
-    def planned(self) -> Run | None:
+    def planned(self) -> PlannedRun | None:
         """The sizes of the run, as `videomtr plan` takes them; None where the model's are not known here."""
         try:
             shape, _ = find_shape(str(self.get("actor_rollout_ref.model.path")))
