@@ -21,6 +21,7 @@ from recipes.learning_study.record import (
 from recipes.learning_study.run import example_of, follow, last_checkpoint, main, means_by_group, results_of
 from recipes.learning_study.run_all import runs_left, sweep
 from recipes.learning_study.tables import (
+    StudyRun,
     find_run,
     phase_seconds,
     read_runs,
