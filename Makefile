@@ -31,7 +31,7 @@ demo: $(INSTALLED) ## the real verl PPO trainer with this plugin, from nothing t
 # With JOBS=4, four processes: a file stays in one, and so do all tests that start servers. Off unless it is asked for.
 JOBS ?= 0
 test: $(INSTALLED) ## unit tests and one short run of the real trainer (under 20 minutes on two cores)
-	$(PY) -m pytest -m "not slow" $(if $(filter-out 0,$(JOBS)),-n $(JOBS) --dist loadgroup)
+	$(PY) -m pytest -m "not slow" $(if $(filter-out 0,$(JOBS)),-n $(JOBS))
 
 test-slow: $(INSTALLED) ## what takes longer: more families, kills and resumes, fuzzers
 	$(PY) -m pytest -m slow

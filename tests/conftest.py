@@ -2,7 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Settings of the whole suite."""
 
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -15,12 +17,23 @@ SERVERS = ("e2e", "ray.init", "served", "trainer_runs", "e2e_trainer", "chromium
 """Words of a test file that starts Ray, vLLM, the trainer or a browser: each takes the whole machine."""
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in the same hook
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Say which tests `make test JOBS=N` keeps in one process: a file's, and all those that start servers."""
-    groups: dict[Path, str] = {}
-    for item in items:
-        if item.path not in groups:
-            text = item.path.read_text(encoding="utf-8")
-            groups[item.path] = "servers" if any(word in text for word in SERVERS) else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(groups[item.path]))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Where `make test JOBS=N` runs several processes, keep a file in one, and all that start servers in the same one.
+
+    xdist's own groups are a suffix of a test's id, which this pytest does not take.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByServers(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return group_of(config.rootpath / nodeid.partition("::")[0])
+
+    return ByServers(config, log)
+
+
+@cache
+def group_of(path: Path) -> str:
+    """The group of a file's tests: the file's own, or that of all files which start servers."""
+    text = path.read_text(encoding="utf-8")
+    return "servers" if any(word in text for word in SERVERS) else str(path)
