@@ -172,6 +172,12 @@ def shown_frames(episode: EpisodeConfig) -> tuple[int, int]:
     return min(episode.overview_frames, episode.pool_size), min(episode.frames_per_retrieval, episode.pool_size)
 
 
+def most_frames(episode: EpisodeConfig) -> int:
+    """Most frames that an episode shows over all its turns."""
+    overview, per_look = shown_frames(episode)
+    return overview + min((episode.max_turns - 1) * per_look, max(0, episode.frame_budget - overview))
+
+
 def round_up(tokens: int, step: int = LENGTH_STEP) -> int:
     """The next multiple of `step`."""
     return -(-tokens // step) * step

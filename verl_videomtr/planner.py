@@ -115,6 +115,8 @@ class PlannedRun:
     shape: ModelShape
     rows: tuple[Row, ...]
     """The training sequences of the longest episode."""
+    num_frames: int
+    """Frames that it shows; several of its rows may show one."""
     frame_tokens: int
     """Visual tokens of the largest frame."""
     max_turns: int
@@ -138,7 +140,7 @@ class PlannedRun:
     memory_share: float = 0.5
     """rollout.gpu_memory_utilization."""
     device_patches: bool = True
-    """videomtr.device_patches: rows carry frames as bytes, and not as float32 patches."""
+    """videomtr.device_patches: rows carry frames as bytes, each once, and not as float32 patches, each its own."""
     max_server_episodes: int = 256
     """rollout.max_num_seqs."""
     gpu: Gpu
@@ -178,7 +180,7 @@ class Plan:
     tokens_per_row: int
     """Of the longest."""
     frames_per_episode: int
-    """Frames stored, those of several rows counted in each."""
+    """Frames stored: patches of those that several rows show are stored with each."""
     pixel_bytes_per_episode: int
     other_bytes_per_episode: int
     stored_bytes_per_step: int
@@ -224,12 +226,13 @@ class Plan:
 
 def make_plan(run: PlannedRun) -> Plan:
     """Compute every number of a run."""
-    frames = sum(row.num_frames for row in run.rows)
+    shown = sum(row.num_frames for row in run.rows)
+    frames = min(shown, run.num_frames) if run.device_patches else shown
     replies = sum(row.response_tokens for row in run.rows)
     tokens = sum(row.tokens for row in run.rows)
     pixels = frames * run.frame_bytes
     other = tokens * SEQUENCE_FIELDS_BYTES + sum(row.prompt_tokens for row in run.rows) * 8
-    other += replies * (REPLY_FIELDS_BYTES + TRAINER_FIELDS_BYTES) + frames * FRAME_FIELDS_BYTES
+    other += replies * (REPLY_FIELDS_BYTES + TRAINER_FIELDS_BYTES) + shown * FRAME_FIELDS_BYTES
     kv_tokens = _cache_tokens(run)
     longest = max(row.tokens for row in run.rows)
     servers = min(run.max_server_episodes, kv_tokens // longest)

@@ -30,6 +30,7 @@ def make_run(**changes):
     run = PlannedRun(
         shape=SHAPE,
         rows=(Row(prompt_tokens=2968, response_tokens=4504, num_frames=32),),
+        num_frames=32,
         frame_tokens=128,
         max_turns=3,
         max_response_tokens=512,
@@ -109,11 +110,14 @@ def test_numbers_of_the_papers_run():
     assert plan.kv_tokens == int(room / 57_344)
 
 
-def test_several_rows_of_one_episode_store_their_frames_each():
+def test_several_rows_of_one_episode_store_a_frame_once_as_bytes_and_each_as_patches():
     row = Row(prompt_tokens=1000, response_tokens=1000, num_frames=10)
-    plan = make_plan(make_run(rows=(row, row)))
-    assert plan.frames_per_episode == 20
-    assert plan.pixel_bytes_per_episode == 20 * SHAPE.frame_bytes(128)
+    run = make_run(rows=(row, row), num_frames=14)
+    plan, old = make_plan(run), make_plan(dataclasses.replace(run, device_patches=False))
+    assert (plan.frames_per_episode, old.frames_per_episode) == (14, 20)
+    assert plan.pixel_bytes_per_episode == 14 * SHAPE.frame_bytes(128)
+    assert old.pixel_bytes_per_episode == 20 * SHAPE.pixel_bytes_per_frame(128)
+    assert plan.other_bytes_per_episode == old.other_bytes_per_episode
     assert (plan.tokens_per_episode, plan.tokens_per_row) == (4000, 2000)
 
 

@@ -4,10 +4,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import importlib
+import itertools
+
 import pytest
 import torch
 import transfer_queue as tq
-import transformers
 from family_models import FAMILIES
 from tensordict import NonTensorData
 from transformers import AutoModelForImageTextToText
@@ -18,8 +21,9 @@ from tests.core.test_patches import noise
 from tests.verl_plugin.test_loop_workers import make_run, queue  # noqa: F401  # fixtures
 from verl_videomtr.verl_plugin import device_patches
 from verl_videomtr.verl_plugin.device_patches import extract_multi_modal_inputs
-from verl_videomtr.verl_plugin.frame_rows import FRAMES, RECIPE, FrameRows
+from verl_videomtr.verl_plugin.frame_rows import RECIPE, FrameRows
 from verl_videomtr.verl_plugin.row_inputs import image_inputs
+from verl_videomtr.verl_plugin.shared_frames import FRAMES
 from verl_videomtr.verl_plugin.value_heads import value_class
 
 pytest_plugins = ["plugin_setting"]
@@ -137,14 +141,50 @@ def test_images_that_are_no_rgb_images_go_as_patches():
     assert [row is None for row in frames] == [True, True, False, True]
 
 
-def test_a_family_that_is_not_known_goes_as_patches_with_a_warning(caplog):
-    rows = Rows("qwen2_5_vl")
-    rows.processor.image_processor = transformers.models.qwen2_vl.Qwen2VLImageProcessorPil()
+def slow_twin(image_processor):
+    """The processor of the same family and settings that computes in NumPy."""
+    fast = type(image_processor)
+    module = importlib.import_module(fast.__module__.replace("image_processing_", "image_processing_pil_"))
+    return getattr(module, f"{fast.__name__}Pil").from_dict(image_processor.to_dict())
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_processor_that_computes_in_numpy_goes_as_patches_with_one_warning(name, caplog):
+    rows = Rows(name)
+    rows.processor.image_processor = slow_twin(rows.processor.image_processor)
     frame_rows = FrameRows(rows.processor, image_token_id=rows.token_id)
-    assert frame_rows.frames_of([rows.images(1)]) == [None]
+    images = rows.images(1)
+    assert frame_rows.frames_of([images, images]) == [None, None]
     (line,) = [record.getMessage() for record in caplog.records]
-    assert "Qwen2VLImageProcessorPil does not compute in torch" in line
+    assert f"{type(rows.processor.image_processor).__name__} does not compute in torch" in line
     assert "device_patches=false" in line
+    made = extract_multi_modal_inputs([rows.old(images)])
+    given = rows.processor.image_processor(images=images, return_tensors="pt")["pixel_values"]
+    assert torch.equal(made["pixel_values"], torch.as_tensor(given))
+
+
+@pytest.mark.parametrize("module", ["transformers_modules.org.model.processing", "elsewhere"])
+def test_a_processor_of_unknown_code_goes_as_patches_with_one_warning(module, caplog):
+    rows = Rows("qwen2_5_vl")
+    known = type(rows.processor.image_processor)
+    base = known if module.startswith("transformers_modules") else object
+    rows.processor.image_processor = type("OwnProcessor", (base,), {"__module__": module})()
+    frame_rows = FrameRows(rows.processor, image_token_id=rows.token_id)
+    assert frame_rows.frames_of([rows.images(1)] * 2) == [None, None]
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert "OwnProcessor" in line and "device_patches=false" in line
+
+
+def test_a_model_whose_rows_verl_makes_says_so_once(setting, caplog):
+    from verl_videomtr.verl_plugin.loop_workers import LoopWorker
+
+    worker = LoopWorker(setting.config(), None, None, None)
+    assert worker._frame_rows is not None
+    caplog.clear()
+    worker._image_token_id = None
+    assert worker._open_frame_rows() is None
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert "Qwen2_5_VLConfig is no image-text-to-text model" in line and "device_patches=false" in line
 
 
 def test_a_size_for_which_patches_differ_goes_as_patches_with_one_warning(caplog, monkeypatch):
@@ -221,3 +261,29 @@ def test_padding_rows_as_verl_makes_them_have_no_frames():
         extract_multi_modal_inputs(for_device.get("multi_modal_inputs")),
         extract_multi_modal_inputs([rows.old(rows.images(1))]),
     )
+
+
+def test_the_event_loop_answers_between_trajectories_that_are_ready_together(setting, monkeypatch):
+    from verl_videomtr.verl_plugin import loop_workers
+
+    ticks, made_at = 0, []
+
+    async def make_rows(self, output, validate, **kwargs):
+        made_at.append(ticks)
+
+    async def tick():
+        nonlocal ticks
+        while len(made_at) < 8:
+            ticks += 1
+            await asyncio.sleep(0)
+
+    async def finish(worker):
+        ready = [worker._agent_loop_postprocess([output], False, uid="u", session_id=i) for i in range(8)]
+        await asyncio.gather(tick(), *ready)
+
+    worker = loop_workers.LoopWorker(setting.config(), None, None, None)
+    monkeypatch.setattr(worker, "_frame_rows", None)  # no threads: all are ready at once
+    monkeypatch.setattr(loop_workers._VerlWorker, "_agent_loop_postprocess", make_rows)
+    output = object()
+    asyncio.run(finish(worker))
+    assert all(later > earlier for earlier, later in itertools.pairwise(made_at))

@@ -18,7 +18,8 @@ from verl.utils.device import get_device_id
 from verl.utils.model import extract_multi_modal_inputs as _extract_stock
 
 from verl_videomtr.patches import PIXELS, Patches
-from verl_videomtr.verl_plugin.frame_rows import FRAMES, RECIPE
+from verl_videomtr.verl_plugin.frame_rows import RECIPE
+from verl_videomtr.verl_plugin.shared_frames import FRAMES
 
 
 def extract_multi_modal_inputs(

@@ -19,16 +19,15 @@ from PIL import Image
 
 from verl_videomtr.patches import Patches, PatchesError, as_bytes, try_size
 from verl_videomtr.verl_plugin.row_inputs import forward_names, with_token_types
+from verl_videomtr.verl_plugin.shared_frames import FRAMES, Lent
 
 logger = logging.getLogger(__name__)
-
-FRAMES = "videomtr_frames"
-"""Of a row's inputs: its frames, (height, width, 3) uint8 each, in the order of their tokens."""
 
 RECIPE = "videomtr_patches"
 """Of a row's inputs: how its frames become patches, as `Patches.from_text` reads it."""
 
-_GOES_ON = "such rows carry float32 patches, about eight times the bytes, as with videomtr.device_patches=false"
+GOES_ON = "such rows carry float32 patches, about eight times the bytes, as with videomtr.device_patches=false"
+"""Said of rows that cannot carry frames."""
 
 
 class FrameRows:
@@ -54,7 +53,7 @@ class FrameRows:
             self._recipe = self._patches.to_text()
         except (PatchesError, TypeError, ValueError) as error:
             self._patches = None
-            logger.warning("patches are not made on the training device: %s; %s", error, _GOES_ON)
+            logger.warning("patches are not made on the training device: %s; %s", error, GOES_ON)
 
     def frames_of(self, rows: Sequence[Sequence[Any]]) -> list[list[torch.Tensor] | None]:
         """Return the bytes of the images of a trajectory's rows; None for a row that has to go as patches.
@@ -74,12 +73,24 @@ class FrameRows:
             frames.append([known[id(image)] for image in images])
         return frames
 
-    def inputs(self, frames: Sequence[torch.Tensor], *, input_ids: torch.Tensor) -> dict[str, Any]:
-        """Make the inputs of one row from its frames, which `frames_of` gave."""
+    def inputs(
+        self,
+        frames: Sequence[torch.Tensor],
+        *,
+        input_ids: torch.Tensor,
+        stored: Sequence[torch.Tensor | Lent] | None = None,
+    ) -> dict[str, Any]:
+        """Make the inputs of one row.
+
+        Args:
+            frames: all of the row's, which `frames_of` gave.
+            input_ids: (length,) or (1, length) ids of the row, padding included.
+            stored: what the row holds of them, of `shared_frames.store_once`; None: all.
+        """
         sizes = [self._sizes[frame.shape[1], frame.shape[0]] for frame in frames]
         beside = [size for size in sizes if size is not None]
         inputs: dict[str, Any] = {name: torch.cat([one[name] for one in beside]) for name in beside[0]}
-        inputs[FRAMES] = list(frames)
+        inputs[FRAMES] = list(frames if stored is None else stored)
         inputs[RECIPE] = self._recipe
         return with_token_types(inputs, input_ids=input_ids, image_token_id=self._image_token_id)
 
@@ -92,5 +103,5 @@ class FrameRows:
                     self._sizes[image.size] = try_size(self._patches, *image.size, names=self._names)
                 except PatchesError as error:
                     self._sizes[image.size] = None
-                    logger.warning("patches are not made on the training device: %s; %s", error, _GOES_ON)
+                    logger.warning("patches are not made on the training device: %s; %s", error, GOES_ON)
             return self._sizes[image.size] is not None

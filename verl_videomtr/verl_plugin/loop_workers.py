@@ -31,15 +31,18 @@ from verl_videomtr.losses import AskedPrompt, Ledger, LossReport, Partition
 from verl_videomtr.settings import load_settings
 from verl_videomtr.verl_plugin import value_heads
 from verl_videomtr.verl_plugin.agent_loop import VideoMTRAgentLoop
-from verl_videomtr.verl_plugin.frame_rows import FRAMES, FrameRows
+from verl_videomtr.verl_plugin.frame_rows import GOES_ON, FrameRows
 from verl_videomtr.verl_plugin.processes import RayProcess
 from verl_videomtr.verl_plugin.row_inputs import image_inputs
+from verl_videomtr.verl_plugin.shared_frames import FRAMES, store_once
 from verl_videomtr.video.errors import VideoError
 from verl_videomtr.watchdog import LOOK_SECONDS, IdleClock
 
 logger = logging.getLogger(__name__)
 
 _MOST_REPORTS = 1000
+_STORED = "videomtr_stored_frames"
+"""Of an output's images: what its row holds of its frames."""
 _VerlWorker: Any = AgentLoopWorkerTQ.__ray_actor_class__  # type: ignore[attr-defined]
 """verl's class below the actor that it made of it."""
 
@@ -73,6 +76,7 @@ class LoopWorker(_VerlWorker):
         self._num_reports = 0
         self._reports: deque[tuple[int, LossReport]] = deque(maxlen=_MOST_REPORTS)
         self._guard: _TrainerGuard | None = None
+        self._turn = asyncio.Lock()
         self._image_token_id = self._find_image_token()
         self._frame_rows = self._open_frame_rows()
 
@@ -85,7 +89,15 @@ class LoopWorker(_VerlWorker):
 
     def _open_frame_rows(self) -> FrameRows | None:
         """Return what lets rows carry frames as bytes; None where they are to carry patches."""
-        if self._image_token_id is None or not load_settings(self.config).device_patches:
+        if self.processor is None or not load_settings(self.config).device_patches:
+            return None
+        if self._image_token_id is None:
+            logger.warning(
+                "patches are not made on the training device: %s is no image-text-to-text model of transformers, or names "
+                "no image token; %s",
+                type(self.processor.config).__name__,
+                GOES_ON,
+            )
             return None
         kwargs = self._get_mm_processor_kwargs(None)
         return FrameRows(self.processor, image_token_id=self._image_token_id, processor_kwargs=kwargs)
@@ -125,16 +137,28 @@ class LoopWorker(_VerlWorker):
             # verl stores nothing and calls the prompt finished.
             raise RuntimeError("the agent loop returned no output at all")
         if self._frame_rows is not None:
-            await self._attach_frames(self._frame_rows, output if isinstance(output, list) else [output])
+            outputs = output if isinstance(output, list) else [output]
+            keys = [f"{kwargs['uid']}_{kwargs['session_id']}_{number}" for number in range(len(outputs))]  # as verl's
+            await self._attach_frames(self._frame_rows, outputs, keys=keys)
+        # verl makes a trajectory's rows on the event loop, some milliseconds each. Of trajectories that are ready
+        # together the loop would make all without a break, and answer nobody meanwhile.
+        async with self._turn:
+            await asyncio.sleep(0)
         await super()._agent_loop_postprocess(output, validate, **kwargs)
 
-    async def _attach_frames(self, frame_rows: FrameRows, outputs: list[AgentLoopOutput]) -> None:
+    async def _attach_frames(
+        self, frame_rows: FrameRows, outputs: list[AgentLoopOutput], *, keys: list[str]
+    ) -> None:
         """Put the bytes of a trajectory's images beside them, away from the event loop."""
-        own = [output for output in outputs if output.mm_processor_kwargs in (None, frame_rows.processor_kwargs)]
-        images = [(output.multi_modal_data or {}).get("images") or () for output in own]
-        for output, frames in zip(own, await asyncio.to_thread(frame_rows.frames_of, images), strict=True):
+        own = [output.mm_processor_kwargs in (None, frame_rows.processor_kwargs) for output in outputs]
+        images = [
+            ((output.multi_modal_data or {}).get("images") or ()) if takes else ()
+            for output, takes in zip(outputs, own, strict=True)
+        ]
+        rows = await asyncio.to_thread(frame_rows.frames_of, images)
+        for output, frames, stored in zip(outputs, rows, store_once(rows, keys=keys), strict=True):
             if frames:
-                output.multi_modal_data = {**(output.multi_modal_data or {}), FRAMES: frames}
+                output.multi_modal_data = {**(output.multi_modal_data or {}), FRAMES: frames, _STORED: stored}
 
     def _compute_multi_modal_inputs(self, output: AgentLoopOutput, input_ids: torch.Tensor) -> dict[str, Any]:
         media = output.multi_modal_data or {}
@@ -142,7 +166,7 @@ class LoopWorker(_VerlWorker):
         if not images or media.get("videos") or self._image_token_id is None:
             return super()._compute_multi_modal_inputs(output, input_ids)
         if self._frame_rows is not None and FRAMES in media:
-            return self._frame_rows.inputs(media[FRAMES], input_ids=input_ids)
+            return self._frame_rows.inputs(media[FRAMES], input_ids=input_ids, stored=media[_STORED])
         given = output.mm_processor_kwargs
         return image_inputs(
             self.processor,

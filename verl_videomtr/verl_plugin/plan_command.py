@@ -19,7 +19,7 @@ from typing import Any
 import pyarrow.parquet as pq
 from omegaconf import DictConfig, OmegaConf
 
-from verl_videomtr.budget import largest_frame_tokens, worst_rows
+from verl_videomtr.budget import largest_frame_tokens, most_frames, worst_rows
 from verl_videomtr.model_shapes import ModelShape, find_shape
 from verl_videomtr.planner import GIB, GPUS, Gpu, Plan, PlannedRun, Trained, make_plan
 from verl_videomtr.settings import load_settings
@@ -84,6 +84,7 @@ def read_run(config: DictConfig, *, shape: ModelShape, gpu: Gpu) -> PlannedRun:
     return PlannedRun(
         shape=shape,
         rows=tuple(rows),
+        num_frames=most_frames(settings.episode),
         frame_tokens=frame_tokens,
         max_turns=settings.episode.max_turns,
         max_response_tokens=settings.max_response_tokens,
