@@ -52,6 +52,14 @@ PATCHES, SIZED, COLUMNS = (
 _ROWS = ("a_micro_batch_is_the_same_either_way", "an_image_that_several_rows_show_is_one_tensor")
 _ROWS += ("images_that_are_no_rgb_images_go_as_patches",)
 _ROWS += ("a_size_for_which_patches_differ_goes_as_patches_with_one_warning",)
+_ROWS += ("the_event_loop_answers_between_trajectories_that_are_ready_together",)
+SHARED = tuple(
+    f"verl_plugin/test_shared_frames.py::test_{name}"
+    for name in (
+        "a_frame_is_stored_with_the_last_row_that_shows_it",
+        "frames_come_back_from_rows_of_the_batch_and_of_others",
+    )
+)
 DEVICE = tuple(f"verl_plugin/test_device_patches.py::test_{name}" for name in _ROWS)
 POLICY, LOOP, TRAINERS = (
     "verl_plugin/test_token_policy.py",
@@ -121,6 +129,13 @@ FAULTS = (
           "self._sizes[frame.shape[1], frame.shape[0]]", "self._sizes[frame.shape[0], frame.shape[1]]", DEVICE),
     Fault("data plane: a size that differs is not warned of", "verl_plugin/frame_rows.py",
           "                    logger.warning(", "                    logger.debug(", DEVICE),
+    Fault("data plane: a frame is stored with the first row that shows it", "verl_plugin/shared_frames.py",
+          "holders |= {id(frame): (key, place) for place, frame in enumerate(frames or ())}",
+          "holders = {id(frame): (key, place) for place, frame in enumerate(frames or ())} | holders", SHARED),
+    Fault("data plane: frames come back from the wrong place", "verl_plugin/shared_frames.py",
+          "held[part[0]][part[1]]", "held[part[0]][0]", SHARED),
+    Fault("data plane: finished trajectories keep the event loop", "verl_plugin/loop_workers.py",
+          "            await asyncio.sleep(0)\n", "            pass\n", DEVICE),
     Fault("data plane: tokens of a size whatever the call", "verl_plugin/sized_images.py",
           "key = (size, repr(sorted(kwargs.items())))", "key = (size,)", (SIZED,)),
     Fault("data plane: the real processor looks at no pixels", "verl_plugin/sized_images.py",

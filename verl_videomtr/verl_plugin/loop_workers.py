@@ -93,8 +93,8 @@ class LoopWorker(_VerlWorker):
             return None
         if self._image_token_id is None:
             logger.warning(
-                "patches are not made on the training device: %s is no image-text-to-text model of transformers, or names "
-                "no image token; %s",
+                "patches are not made on the training device: %s is no image-text-to-text model of transformers, or "
+                "names no image token; %s",
                 type(self.processor.config).__name__,
                 GOES_ON,
             )
@@ -146,9 +146,7 @@ class LoopWorker(_VerlWorker):
             await asyncio.sleep(0)
         await super()._agent_loop_postprocess(output, validate, **kwargs)
 
-    async def _attach_frames(
-        self, frame_rows: FrameRows, outputs: list[AgentLoopOutput], *, keys: list[str]
-    ) -> None:
+    async def _attach_frames(self, frame_rows: FrameRows, outputs: list[AgentLoopOutput], *, keys: list[str]) -> None:
         """Put the bytes of a trajectory's images beside them, away from the event loop."""
         own = [output.mm_processor_kwargs in (None, frame_rows.processor_kwargs) for output in outputs]
         images = [

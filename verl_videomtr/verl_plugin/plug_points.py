@@ -244,6 +244,18 @@ PLUG_POINTS: tuple[PlugPoint, ...] = (
         holds=("batch_meta.extra_info = meta.extra_info",),
     ),
     PlugPoint(
+        file="transfer_queue/client.py",
+        name="AsyncTransferQueueClient.async_kv_retrieve_meta",
+        used_by="worker_columns",
+        parameters=("self", "keys", "partition_id", "create", "socket"),
+    ),
+    PlugPoint(
+        file="transfer_queue/client.py",
+        name="AsyncTransferQueueClient.async_kv_retrieve_keys",
+        used_by="worker_columns",
+        parameters=("self", "global_indexes", "partition_id", "socket"),
+    ),
+    PlugPoint(
         file="transfer_queue/metadata.py", name="KVBatchMeta", used_by="worker_columns", fields=("keys", "partition_id")
     ),
     PlugPoint(

@@ -69,9 +69,10 @@ def put_back(rows: Mapping[str, Any], others: Mapping[str, Any]) -> None:
         gone = {part[0] for part in _lent(inputs)} - set(held)
         if gone:
             raise MissingRowError(
-                f"row {key!r} shows frames that were stored with {sorted(gone)}, of the same trajectory, and TransferQueue "
-                "has those no longer; expected all rows of a trajectory to stay until the step is over; do not clear "
-                "rows one by one, or set videomtr.device_patches=false, with which every row holds its own pixels"
+                f"row {key!r} shows frames that were stored with {sorted(gone)}, of the same trajectory, and "
+                "TransferQueue has those no longer; expected all rows of a trajectory to stay until the step is "
+                "over; do not clear rows one by one, or set videomtr.device_patches=false, with which every row "
+                "holds its own pixels"
             )
         if key in held:
             inputs[FRAMES] = [_found(part, held) for part in inputs[FRAMES]]

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rows of frames and rows of patches through verl's own FSDP engine, in one process or in ranks that share a sequence.
 
-python tests/engine_batches.py FOLDER KIND RANKS RANK OUT
+python tests/support/engine_batches.py FOLDER KIND RANKS RANK OUT
 
 FOLDER is a checkpoint of a tiny Qwen2.5-VL, KIND language_model or value_model. With RANKS processes the engine cuts
 packed sequences among them (Ulysses). Packed sequences need flash-attn's kernel, which no CPU has: attention over the
@@ -19,13 +19,14 @@ import torch
 import verl_videomtr.verl_plugin.register  # noqa: F401  isort: skip  before verl: it hooks verl's imports
 import verl.workers.engine_workers  # noqa: F401  as the trainer's worker does
 from tensordict import TensorDict
-from test_device_patches import Rows
 from torch.nn.functional import scaled_dot_product_attention
 from verl.models.transformers import qwen2_vl
 from verl.trainer.config import CheckpointConfig
 from verl.utils import tensordict_utils
 from verl.workers.config import FSDPEngineConfig, FSDPOptimizerConfig, HFModelConfig
 from verl.workers.engine import EngineRegistry
+
+from tests.verl_plugin.test_device_patches import Rows
 
 WIDTHS = ((1, 2), (1,), (2, 1, 1), (), (1, 1), (2,))
 """Frames of each row, as multiples of a frame's width; one row is padding and shows none."""
@@ -44,9 +45,20 @@ def one_sequence(q, k, v, mask, length, *, is_causal, **_):
     return _attend(q[0], k[0], v[0], is_causal)[None]
 
 
+def all_to_all(outputs, inputs, group=None, async_op=False):
+    """Exchange parts through a gather: gloo has no exchange of its own."""
+    sent = torch.stack(inputs)
+    gathered = [torch.empty_like(sent) for _ in outputs]
+    torch.distributed.all_gather(gathered, sent, group=group)
+    for output, parts in zip(outputs, gathered, strict=True):
+        output.copy_(parts[torch.distributed.get_rank(group)])
+
+
 def build(folder: str, kind: str, num_ranks: int):
     packed = {"use_remove_padding": True}
-    model = HFModelConfig(path=folder, load_tokenizer=False, model_type=kind, override_config={"attn_implementation": "sdpa"}, **packed)
+    model = HFModelConfig(
+        path=folder, load_tokenizer=False, model_type=kind, override_config={"attn_implementation": "sdpa"}, **packed
+    )
     engine = EngineRegistry.new(
         model_type=kind,
         backend="fsdp2",
@@ -98,14 +110,14 @@ def loss(model_output, data, dp_group=None):
     return (values.values() - 1.0).square().sum(), {}
 
 
-def results(engine, rows: Rows, way: str) -> dict[str, torch.Tensor]:
+def results(engine, data: TensorDict) -> dict[str, torch.Tensor]:
     """What the engine says of the rows, and their gradient."""
     with engine.eval_mode():
-        said = engine.infer_batch(batch(rows, way))["model_output"]
+        said = engine.infer_batch(data.copy())["model_output"]
     found = {name: said[name].values() for name in ("log_probs", "values") if name in said}
     with engine.train_mode():
         engine.optimizer_zero_grad()
-        engine.forward_backward_batch(batch(rows, way), loss)
+        engine.forward_backward_batch(data.copy(), loss)
         for name, weight in engine.module.named_parameters():
             if weight.grad is not None:
                 found[name] = weight.grad.full_tensor().clone()
@@ -116,11 +128,15 @@ def main(folder: str, kind: str, num_ranks: str, rank: str, out: str) -> None:
     torch.set_num_threads(1)
     store = Path(out).with_name("store")
     torch.distributed.init_process_group("gloo", f"file://{store}", rank=int(rank), world_size=int(num_ranks))
+    torch.distributed.all_to_all = all_to_all
     qwen2_vl.flash_attn_varlen_func, qwen2_vl._flash_attention_forward = varlen, one_sequence
+    qwen2_vl.fa_peft_integration_check = lambda *states, **_: states  # it casts to what flash-attn takes
     qwen2_vl._flash_use_top_left_mask = qwen2_vl._flash_supports_deterministic = False
     qwen2_vl._flash_supports_window_size = False
-    engine, rows = build(folder, kind, int(num_ranks)), Rows("qwen2_5_vl")
-    torch.save({way: results(engine, rows, way) for way in ("old", "new", "old")}, f"{out}.{rank}")
+    rows = Rows("qwen2_5_vl")
+    batches = {way: batch(rows, way) for way in ("old", "new")}  # as in a process in which verl changes no model
+    engine = build(folder, kind, int(num_ranks))
+    torch.save({way: results(engine, data) for way, data in batches.items()}, f"{out}.{rank}")
     torch.distributed.destroy_process_group()
 
 

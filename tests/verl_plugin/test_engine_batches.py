@@ -16,13 +16,13 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 pytest_plugins = ["doctor_setting"]
 
-SCRIPT = Path(__file__).with_name("engine_batches.py")
+SCRIPT = Path(__file__).parents[1] / "support" / "engine_batches.py"
 
 
 def run(model: Path, kind: str, num_ranks: int, out: Path) -> dict[str, dict[str, torch.Tensor]]:
     """Run the ranks; return what the first says, with rows of patches and of frames."""
     environment = {**os.environ, "VERL_PLATFORM": "cpu", "HF_HUB_OFFLINE": "1"}
-    environment["PYTHONPATH"] = f"{SCRIPT.parents[1]}:{SCRIPT.parent}"
+    environment["PYTHONPATH"] = f"{SCRIPT.parents[2]}:{SCRIPT.parent}"
     call = [sys.executable, str(SCRIPT), str(model), kind, str(num_ranks)]
     ranks = [
         subprocess.Popen([*call, str(rank), str(out)], env=environment, stderr=subprocess.PIPE, text=True)

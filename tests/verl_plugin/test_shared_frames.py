@@ -10,11 +10,11 @@ import transfer_queue as tq
 from plugin_setting import LOOK
 from rollout_setting import ANSWER
 from tensordict import NonTensorData
-from test_loop_workers import make_run, queue  # noqa: F401  # fixtures
 from transfer_queue import KVBatchMeta
 from transfer_queue.utils.serial_utils import encode
 from verl.utils import transferqueue_utils
 
+from tests.verl_plugin.test_loop_workers import make_run, queue  # noqa: F401  # fixtures
 from verl_videomtr.verl_plugin import device_patches
 from verl_videomtr.verl_plugin.device_patches import extract_multi_modal_inputs
 from verl_videomtr.verl_plugin.shared_frames import FRAMES, MissingRowError, missing_rows, put_back, store_once
@@ -35,9 +35,11 @@ def test_a_frame_is_stored_with_the_last_row_that_shows_it():
     assert stored[0][0] is a
     assert stored[0][1:] == [("u_0_2", 2), ("u_0_3", 0)]
     assert stored[1] is None
-    assert stored[2][0] is b and stored[2][2] is b  # shown twice in one row
+    assert stored[2][0] is b
+    assert stored[2][2] is b
     assert stored[2][1] == ("u_0_3", 0)
-    assert stored[3][0] is c and stored[3][1] is d
+    assert stored[3][0] is c
+    assert stored[3][1] is d
 
 
 def test_frames_come_back_from_rows_of_the_batch_and_of_others():
@@ -46,7 +48,8 @@ def test_frames_come_back_from_rows_of_the_batch_and_of_others():
     assert missing_rows(rows) == ["z"]
     put_back(rows, {"z": {FRAMES: [c]}})
     assert all(got is want for got, want in zip(rows["x"][FRAMES] + rows["y"][FRAMES], [a, b, c, c, b], strict=True))
-    assert rows["pad"] == {} and rows["text"] is None
+    assert rows["pad"] == {}
+    assert rows["text"] is None
 
 
 @pytest.mark.parametrize("others", [{}, {"z": {}}])
