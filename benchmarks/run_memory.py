@@ -3,8 +3,8 @@
 """Host memory of a whole run, and hits of vLLM's caches over the turns of its episodes: python -m benchmarks.run_memory
 
 verl's own trainer on the CPU with a tiny model and frames of the real size, two steps with rows of float32 patches and
-two with rows of frames as bytes. All processes of a run are looked at several times a second: the memory that is theirs
-alone (USS) and the shared memory of Ray's store. vLLM's counters are read from its servers as Prometheus would.
+two with rows of frames as bytes. All processes of a run are looked at every second, Ray's own too: the memory that is
+theirs alone (USS). vLLM's counters are read from its servers as Prometheus would.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ WAYS = {"patches": "videomtr.device_patches=false", "bytes": "videomtr.device_pa
 MARK = "VIDEOMTR_PROBE_DIR"
 """Variable that tells a run's processes from others: Ray's daemons are no children of the trainer."""
 COUNTERS = ("prefix_cache_queries", "prefix_cache_hits", "mm_cache_queries", "mm_cache_hits")
-SECONDS_BETWEEN_LOOKS = 0.5
+SECONDS_BETWEEN_LOOKS = 1.0
 SIZE = (224, 392)
 LENGTHS = (
     "videomtr.episode.frame_budget=32",
@@ -104,14 +104,18 @@ class Watch:
 
 
 def make_checkpoint(target: Path) -> Path:
-    """Copy the tests' base model, with the bounds of Qwen2.5-VL on a frame's size."""
+    """Copy the tests' base model, with the bounds of Qwen2.5-VL on a frame's size, and room for such rows."""
     from trainer_runs import build_model
 
     shutil.copytree(build_model(), target)
-    file = target / "processor_config.json"
-    settings = json.loads(file.read_text())
-    settings["image_processor"]["size"] = {"shortest_edge": 4 * 28 * 28, "longest_edge": 16384 * 28 * 28}
-    file.write_text(json.dumps(settings))
+    bounds = {"shortest_edge": 4 * 28 * 28, "longest_edge": 16384 * 28 * 28}
+    for name, part, change in (
+        ("processor_config.json", "image_processor", {"size": bounds}),
+        ("config.json", "text_config", {"max_position_embeddings": 8192}),
+    ):
+        settings = json.loads((target / name).read_text())
+        settings[part].update(change)
+        (target / name).write_text(json.dumps(settings))
     return target
 
 

@@ -8,14 +8,18 @@ import pytest
 import torch
 import transfer_queue as tq
 from plugin_setting import LOOK
-from rollout_setting import ANSWER
+from rollout_setting import ANSWER, MadeFrames
 from tensordict import NonTensorData
 from transfer_queue import KVBatchMeta
 from transfer_queue.utils.serial_utils import encode
 from verl.utils import transferqueue_utils
 
+from tests.core.test_planner import make_run as planned_run
 from tests.verl_plugin.test_loop_workers import make_run, queue  # noqa: F401  # fixtures
+from verl_videomtr.budget import Row
+from verl_videomtr.planner import TRAINER_FIELDS_BYTES, make_plan
 from verl_videomtr.verl_plugin import device_patches
+from verl_videomtr.verl_plugin.agent_loop import VideoMTRAgentLoop
 from verl_videomtr.verl_plugin.device_patches import extract_multi_modal_inputs
 from verl_videomtr.verl_plugin.shared_frames import FRAMES, MissingRowError, missing_rows, put_back, store_once
 
@@ -85,8 +89,8 @@ def test_a_slid_episode_trains_as_with_patches_whichever_rows_a_worker_gets(make
     new = play_sliding(make_run("video_mtr_sync", *SLIDES))
     assert len(old.keys) == len(new.keys) == 4
     shown_once, shown, sent = stored_pixels(new)
-    # 6 frames at first and 6 in four looks of 32 // ... at a window of one: each look stands in two rows.
-    assert shown_once < shown
+    # 6 frames at first and 2 in each of four looks: the rows show 8 of them, and 4 each.
+    assert shown_once * 20 == shown * 14
     assert sent < shown_once + 4 * 2500  # beside the pixels: grids, ids, the processor's settings
     for places in ([0, 1, 2, 3], [0], [1], [3], [2, 0], [3, 1]):
         got = []
@@ -109,3 +113,26 @@ def test_a_row_of_a_trajectory_that_was_cleared_in_part_is_an_error(make_run):  
     part = KVBatchMeta(keys=batch.keys[:1], tags=[{}], partition_id="train")
     with pytest.raises(MissingRowError, match=r"_0_1.*device_patches=false"):
         transferqueue_utils._meta_to_realdata(part)
+
+
+@pytest.mark.parametrize("switch", ["true", "false"])
+def test_plan_foretells_what_a_slid_episode_stores_within_a_tenth(make_run, switch):  # noqa: F811
+    lengths = ["data.max_prompt_length=1024", "data.max_response_length=1024"]
+    lengths += ["actor_rollout_ref.rollout.max_model_len=2048"]
+    run = make_run("video_mtr_sync", f"videomtr.device_patches={switch}", *SLIDES, *lengths)
+    side_px = 112  # 16 visual tokens, the most that the tiny model's processor leaves as it is
+    VideoMTRAgentLoop._shared.frames = MadeFrames(64, duration_seconds=64.0, side_px=side_px)
+    batch = play_sliding(run)
+    data = tq.kv_batch_get(keys=batch.keys, partition_id="train")
+    inputs = inputs_of(data)
+    tensors = {name: list(column.unbind()) for name, column in data.items() if isinstance(column, torch.Tensor)}
+    stored = sum(memoryview(part).nbytes for part in encode([tensors, inputs]))
+    rows = tuple(
+        Row(prompt_tokens=len(prompt), response_tokens=len(response), num_frames=len(row["image_grid_thw"]))
+        for prompt, response, row in zip(tensors["prompts"], tensors["responses"], inputs, strict=True)
+    )
+    plan = make_plan(planned_run(rows=rows, num_frames=14, frame_tokens=16, device_patches=switch == "true"))
+    # What the trainer adds to a row later is not there yet.
+    foretold = plan.bytes_per_episode - TRAINER_FIELDS_BYTES * sum(row.response_tokens for row in rows)
+    assert plan.frames_per_episode == (14 if switch == "true" else 20)
+    assert stored == pytest.approx(foretold, rel=0.1)

@@ -136,14 +136,14 @@ class LoopWorker(_VerlWorker):
         if isinstance(output, list) and not output:
             # verl stores nothing and calls the prompt finished.
             raise RuntimeError("the agent loop returned no output at all")
-        if self._frame_rows is not None:
-            outputs = output if isinstance(output, list) else [output]
-            keys = [f"{kwargs['uid']}_{kwargs['session_id']}_{number}" for number in range(len(outputs))]  # as verl's
-            await self._attach_frames(self._frame_rows, outputs, keys=keys)
         # verl makes a trajectory's rows on the event loop, some milliseconds each. Of trajectories that are ready
         # together the loop would make all without a break, and answer nobody meanwhile.
         async with self._turn:
             await asyncio.sleep(0)
+            if self._frame_rows is not None:
+                outputs = output if isinstance(output, list) else [output]
+                keys = [f"{kwargs['uid']}_{kwargs['session_id']}_{number}" for number in range(len(outputs))]  # verl's
+                await self._attach_frames(self._frame_rows, outputs, keys=keys)
         await super()._agent_loop_postprocess(output, validate, **kwargs)
 
     async def _attach_frames(self, frame_rows: FrameRows, outputs: list[AgentLoopOutput], *, keys: list[str]) -> None:

@@ -243,6 +243,7 @@ PLUG_POINTS: tuple[PlugPoint, ...] = (
         parameters=("meta",),
         holds=("batch_meta.extra_info = meta.extra_info",),
     ),
+    PlugPoint(file="transfer_queue/interface.py", name="get_client", used_by="worker_columns", parameters=()),
     PlugPoint(
         file="transfer_queue/client.py",
         name="AsyncTransferQueueClient.async_kv_retrieve_meta",
