@@ -143,10 +143,14 @@ def run(folder: Path, way: str, *, data: Path, model: Path, steps: int, episodes
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.run_memory", description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=2)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.run_memory",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--steps", type=int, default=2, help="training steps of each run")
     parser.add_argument("--episodes", type=int, default=16, help="prompts of a step")
-    parser.add_argument("--ways", default=",".join(WAYS))
+    parser.add_argument("--ways", default=",".join(WAYS), help="what rows carry, one run for each (default: both)")
     arguments = parser.parse_args()
     print("| rows of | peak GiB of all processes | of which | " + " | ".join(COUNTERS) + " |")
     print("|---" * (3 + len(COUNTERS)) + "|")
