@@ -88,6 +88,7 @@ class Run:
         self.worker = LoopWorker(composed, Server(setting.tokenizer, [ANSWER] * 100), None, None)
         self.uids = (f"{id(self)}u{number}" for number in itertools.count())
         self.num_refills = 0
+        self.loop = asyncio.Runner()  # a worker has one loop for all its life
         self.trainer.replay_buffer.refill_fn = self._refill
 
     def _refill(self, count: int) -> None:
@@ -124,7 +125,7 @@ class Run:
                 await asyncio.gather(*self.worker.background_tasks)
             self.manager._take(0, await self.worker.pulse(0))
 
-        asyncio.run(play())
+        self.loop.run(play())
 
     def sample(self, count: int = 4, partition: str = "train"):
         batch, _ = self.trainer.replay_buffer.sample(global_steps=1, partition_id=partition, batch_size=count)
@@ -134,7 +135,15 @@ class Run:
 
 @pytest.fixture
 def make_run(queue, setting):
-    yield lambda mode, *overrides: Run(setting, mode, *overrides)
+    runs = []
+
+    def make(mode: str, *overrides: str) -> Run:
+        runs.append(Run(setting, mode, *overrides))
+        return runs[-1]
+
+    yield make
+    for run in runs:
+        run.loop.close()
     for partition, items in (tq.kv_list() or {}).items():
         if items:
             tq.kv_clear(keys=list(items), partition_id=partition)
