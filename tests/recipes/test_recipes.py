@@ -31,7 +31,7 @@ PAGES = [
     *(str(path.relative_to(ROOT)) for path in ROOT.glob("recipes/**/*.md")),
     *(f"docs/{name}.md" for name in BY_TASK),
 ]
-COMMANDS = re.compile(r"(recipes/\w+/\w+\.sh|verl\.trainer\.main_ppo|videomtr (?:plan|doctor))\b(.*)")
+COMMANDS = re.compile(r"(recipes/\w+/(?:run|submit|slurm)\.sh|verl\.trainer\.main_ppo|videomtr (?:plan|doctor))\b(.*)")
 KEY = r"\+?(?:videomtr|actor_rollout_ref|algorithm|critic|data|ray_kwargs|reward|trainer|transfer_queue)[\w./]*"
 
 RECORDER = """#!/usr/bin/env bash
