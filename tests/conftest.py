@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Settings of the whole suite."""
 
+import os
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,11 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-# A busy machine may take any time for an example; how fast things are is for benchmarks/ to say.
-settings.register_profile("untimed", deadline=None)
-settings.load_profile("untimed")
+# A busy machine may take any time for an example; how fast things are is for benchmarks/ to say. Every run has the same
+# examples, so that no build fails by chance; HYPOTHESIS_PROFILE=search looks for new ones.
+settings.register_profile("search", deadline=None)
+settings.register_profile("repeatable", deadline=None, derandomize=True)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
 SERVERS = ("e2e", "ray.init", "served", "trainer_runs", "e2e_trainer", "chromium")
 """Words of a test file that starts Ray, vLLM, the trainer or a browser: each takes the whole machine."""

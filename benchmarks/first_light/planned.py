@@ -72,6 +72,7 @@ def foretell(
         PlannedRun(
             shape=shape,
             rows=rows,
+            num_frames=sum(row.num_frames for row in rows),
             frame_tokens=height * width // 4,
             max_turns=3,
             max_response_tokens=RESPONSE_TOKENS,

@@ -8,7 +8,7 @@ import itertools
 import json
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from verl_videomtr.actions import Answer, Invalid, Retrieve, parse_action
@@ -237,14 +237,23 @@ def test_a_turn_does_what_its_response_says(options, texts):
 
 @settings(max_examples=100, deadline=None)
 @given(options=settings_of_an_episode(), texts=responses)
+@example(
+    options={
+        "config": EpisodeConfig(frame_budget=2, max_turns=1), "prompts": PROMPTS, "question": "What?",
+        "times_seconds": [0.5], "duration_seconds": 1.0, "segments": [(1.0, 1.0)],
+    },
+    texts=["<think>done</think><answer>A</answer>"],
+)  # fmt: skip
 def test_ious_are_those_of_the_frames_that_were_shown(options, texts):
     episode, observations = play(options, texts)
     record = episode.record()
-    if not options["segments"]:
+    # What begins at the video's end lies outside of it.
+    inside = [ends for ends in options["segments"] or () if ends[0] < options["duration_seconds"]]
+    if not inside:
         assert record["initial_iou"] is None
         assert record["retrieval_ious"] == [None] * len(episode.turns)
         return
-    truth, _ = ground_truth_frames(options["segments"], options["times_seconds"])
+    truth, _ = ground_truth_frames(inside, options["times_seconds"])
     assert record["initial_iou"] == iou(observations[0].frames, truth)
     for turn, value in zip(episode.turns, record["retrieval_ious"], strict=True):
         if turn.returned:
