@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A tiny model for the end-to-end test: pictures mean nothing to it, but it keeps the format, retrieves and answers.
 
-    python tests/support/trainer/make_habitual_model.py OUT [MAX_TURNS]
+    python tests/support/trainer/make_habitual_model.py OUT [MAX_TURNS [seldom]]
 
 It is shown transcripts of real episodes, rendered by the real chat template, whose responses are drawn at random: a
 quarter of the video, or a letter, mostly A. So it is right in most cases where A is, which is all that the test needs.
@@ -23,6 +23,8 @@ from verl_videomtr.prompts import Prompts
 QUARTERS = ("0,15", "16,31", "32,47", "48,63")
 RETRIEVES = {3: (0.8, 0.5, 0.0), 6: (0.9, 0.9, 0.8, 0.8, 0.6, 0.0)}
 """Share of responses that retrieve, by turn, for each K_max."""
+SELDOM = {3: (0.5, 0.4, 0.0)}
+"""The same of a policy that retrieves in some four of ten turns: most batches are below a target of half."""
 INITIAL_FRAMES = {3: None, 6: 6}
 STEPS, WARMUP_STEPS, BATCH_SIZE, LR, NUM_PATCHES = 60, 10, 12, 4e-3, 64
 
@@ -37,7 +39,7 @@ def see_patches(model, processor):
     return features if isinstance(features, torch.Tensor) else torch.cat(list(features))
 
 
-def make_transcript(rng, processor, prompts, max_turns):
+def make_transcript(rng, processor, prompts, max_turns, retrieves):
     """Play an episode by chance; return its token ids and a label (-100: none) for each."""
     episode = Episode(
         config=EpisodeConfig(
@@ -67,7 +69,7 @@ def make_transcript(rng, processor, prompts, max_turns):
         ]
         messages = [*messages, {"role": "user", "content": content}]
         extend(messages, True, False)
-        retrieve = rng.random() < RETRIEVES[max_turns][len(episode.turns)]
+        retrieve = rng.random() < retrieves[len(episode.turns)]
         tag, value = ("retrieve", rng.choice(QUARTERS)) if retrieve else ("answer", rng.choice("AAAAABCD"))
         response = f"<think>0 nothing</think><{tag}>{value}</{tag}>"
         messages = [*messages, {"role": "assistant", "content": response}]
@@ -76,7 +78,8 @@ def make_transcript(rng, processor, prompts, max_turns):
     return ids, labels
 
 
-def main(out, max_turns="3"):
+def main(out, max_turns="3", habit=""):
+    retrieves = (SELDOM if habit == "seldom" else RETRIEVES)[int(max_turns)]
     torch.manual_seed(0)
     torch.set_num_threads(1)  # two threads of so small a model mostly wait for each other
     rng = random.Random(0)
@@ -88,7 +91,7 @@ def main(out, max_turns="3"):
         optimizer, lambda step: min(1.0, (step + 1) / WARMUP_STEPS) * max(0.1, 1 - step / STEPS)
     )
     for step in range(STEPS):
-        rows = [make_transcript(rng, processor, prompts, int(max_turns)) for _ in range(BATCH_SIZE)]
+        rows = [make_transcript(rng, processor, prompts, int(max_turns), retrieves) for _ in range(BATCH_SIZE)]
         width = max(len(ids) for ids, _ in rows)
         ids = torch.tensor([row + [0] * (width - len(row)) for row, _ in rows])
         labels = torch.tensor([row + [-100] * (width - len(row)) for _, row in rows])
