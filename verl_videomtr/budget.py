@@ -101,11 +101,10 @@ def worst_rows(
         One row, or max_turns - window rows where the context slides.
     """
     text = text or TextTokens()
-    overview, per_look = shown_frames(episode)
-    left = max(0, episode.frame_budget - overview)
+    overview, _ = shown_frames(episode)
     frame = frame_tokens + text.frame
     num_looks = min(episode.window, episode.max_turns - 1)
-    looked = min(num_looks * per_look, left)
+    looked = _looked_frames(episode, num_looks)
     rows = [
         Row(
             prompt_tokens=text.instructions + text.message + overview * frame,
@@ -114,7 +113,7 @@ def worst_rows(
         )
     ]
     num_shown = episode.window + 1
-    looked = min(num_shown * per_look, left)
+    looked = _looked_frames(episode, num_shown)
     slid = Row(
         prompt_tokens=text.instructions
         + num_shown * text.message
@@ -174,8 +173,14 @@ def shown_frames(episode: EpisodeConfig) -> tuple[int, int]:
 
 def most_frames(episode: EpisodeConfig) -> int:
     """Most frames that an episode shows over all its turns."""
+    overview, _ = shown_frames(episode)
+    return overview + _looked_frames(episode, episode.max_turns - 1)
+
+
+def _looked_frames(episode: EpisodeConfig, num_looks: int) -> int:
+    """Most frames that so many looks show, with what the overview leaves of the budget."""
     overview, per_look = shown_frames(episode)
-    return overview + min((episode.max_turns - 1) * per_look, max(0, episode.frame_budget - overview))
+    return min(num_looks * per_look, max(0, episode.frame_budget - overview))
 
 
 def round_up(tokens: int, step: int = LENGTH_STEP) -> int:
