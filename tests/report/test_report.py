@@ -11,8 +11,9 @@ import shutil
 
 import numpy as np
 import pytest
+from grey_video import write_grey_video
 from PIL import Image
-from report_pages import LOST, RECORD, read_block, record, write_grey_video, write_lines
+from report_pages import LOST, RECORD, read_block, record, write_lines
 
 from benchmarks.report_lines import write_run
 from verl_videomtr.cli import main

@@ -10,9 +10,9 @@ import dataclasses
 import io
 import json
 
-import av
 import numpy as np
 import pytest
+from grey_video import write_grey_video
 from PIL import Image
 from rollout_setting import ANSWER, LOOK, SAMPLE, MadeFrames, open_rollout
 from scripted_server import Reply, ScriptedServer, say
@@ -364,14 +364,7 @@ def test_every_sampling_parameter_is_sent_to_servers_that_fill_in_their_own():
 
 
 def test_jpegs_of_the_frame_cache_are_sent_as_they_are(tmp_path):
-    video = tmp_path / "clip.mp4"
-    with av.open(str(video), "w") as container:
-        stream = container.add_stream("libx264", rate=5)
-        stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p"
-        for i in range(40):
-            frame = av.VideoFrame.from_ndarray(np.full((64, 64, 3), 6 * i, np.uint8), format="rgb24")
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
+    video = write_grey_video(tmp_path / "clip.mp4", count=40, step=6, size=(64, 64), fps=5)
 
     async def go(form, image_format):
         cache = PoolCache(tmp_path / form, form=form)

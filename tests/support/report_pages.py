@@ -10,9 +10,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-import av
-import numpy as np
-
 RECORD: dict[str, Any] = {
     "schema_version": 2, "status": "played", "step": 1, "sample_id": "s-1", "uid": "u-1", "session": 0,
     "data_source": "needles", "split": "train", "video": "gone.mp4", "question": "What is put down?",
@@ -52,20 +49,6 @@ def record(episode: dict[str, Any] | None = None, **changes: Any) -> dict[str, A
 def write_lines(path: Path, *records: dict[str, Any], end: str = "") -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(item) + "\n" for item in records) + end, encoding="utf-8")
-    return path
-
-
-def write_grey_video(path: Path) -> Path:
-    """Write 64 frames of 320x180 pixels, each of one grey: 4 times its number."""
-    with av.open(str(path), "w") as output:
-        stream = output.add_stream("libx264", rate=8, options={"crf": "10"})
-        stream.width, stream.height, stream.pix_fmt = 320, 180, "yuv420p"
-        for number in range(64):
-            picture = np.full((180, 320, 3), 4 * number, dtype=np.uint8)
-            for packet in stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")):
-                output.mux(packet)
-        for packet in stream.encode():
-            output.mux(packet)
     return path
 
 

@@ -11,8 +11,9 @@ import re
 
 import numpy as np
 import pytest
+from grey_video import write_grey_video
 from PIL import Image
-from report_pages import record, write_grey_video
+from report_pages import record
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugin_util import markdown_to_safe_html
 from verl.utils.tracking import Tracking, ValidationGenerationsLogger
