@@ -11,6 +11,7 @@ from verl_videomtr.budget import (
     Row,
     TextTokens,
     largest_frame_tokens,
+    most_frames,
     played_rows,
     round_up,
     worst_rows,
@@ -104,3 +105,16 @@ def test_frames_of_the_default_pool_are_of_128_tokens():
 
 def test_lengths_are_rounded_up_to_whole_steps():
     assert [round_up(tokens) for tokens in (1, 256, 257)] == [256, 256, 512]
+
+
+@pytest.mark.parametrize(
+    ("settings", "frames"),
+    [
+        ({"frame_budget": 16, "max_turns": 5, "initial_frames": 6}, 14),  # what does not divide is never shown
+        ({"frame_budget": 16, "max_turns": 3, "initial_frames": 8, "retrieval_frames": 7}, 16),
+        ({"frame_budget": 32, "max_turns": 3, "initial_frames": 16, "retrieval_frames": 4}, 24),
+        ({"frame_budget": 32, "max_turns": 1}, 32),
+    ],
+)
+def test_most_frames_are_those_of_an_episode_that_looks_in_every_turn(settings, frames):
+    assert most_frames(EpisodeConfig(**settings)) == frames
