@@ -16,8 +16,16 @@ settings.register_profile("search", deadline=None)
 settings.register_profile("repeatable", deadline=None, derandomize=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
-SERVERS = ("e2e", "ray.init", "served", "trainer_runs", "e2e_trainer", "chromium")
-"""Words of a test file that starts Ray, vLLM, the trainer or a browser: each takes the whole machine."""
+SERVERS = (
+    "mark.e2e",
+    "from served import",
+    "queue_setting",
+    "ray.init(",
+    '"--ray"',
+    '"recipes.learning_study.run"',
+    "chromium.launch(",
+)
+"""Code of a test file that starts Ray, vLLM, the trainer or a browser: each takes the whole machine."""
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -18,7 +18,6 @@ from verl.utils.tensordict_utils import list_of_dict_to_tensordict
 from verl.utils.tokenizer import get_processor_token_id
 
 from tests.core.test_patches import noise
-from tests.verl_plugin.test_loop_workers import make_run, queue  # noqa: F401  # fixtures
 from verl_videomtr.verl_plugin import device_patches
 from verl_videomtr.verl_plugin.device_patches import extract_multi_modal_inputs
 from verl_videomtr.verl_plugin.frame_rows import RECIPE, FrameRows
@@ -26,7 +25,7 @@ from verl_videomtr.verl_plugin.row_inputs import image_inputs
 from verl_videomtr.verl_plugin.shared_frames import FRAMES
 from verl_videomtr.verl_plugin.value_heads import value_class
 
-pytest_plugins = ["plugin_setting"]
+pytest_plugins = ["plugin_setting", "queue_setting"]
 
 
 @pytest.fixture(autouse=True)
@@ -211,7 +210,7 @@ def test_engines_take_the_replaced_function():
 
 
 @pytest.mark.parametrize("switch", ["true", "false"])
-def test_rows_of_an_episode_that_went_through_the_queue_train_alike(make_run, setting, switch):  # noqa: F811
+def test_rows_of_an_episode_that_went_through_the_queue_train_alike(make_run, setting, switch):
     run = make_run("video_mtr_sync", f"videomtr.device_patches={switch}")
     run.hand_out(["/videos/good.mp4"] * 2)
     batch, _ = run.trainer.replay_buffer.sample(global_steps=1, partition_id="train", batch_size=2)
@@ -229,7 +228,7 @@ def test_rows_of_an_episode_that_went_through_the_queue_train_alike(make_run, se
     assert torch.equal(patches[: num_images // 2], patches[num_images // 2 :])
 
 
-def test_training_workers_get_tensors_and_images_alone(make_run):  # noqa: F811
+def test_training_workers_get_tensors_and_images_alone(make_run):
     from verl.utils import transferqueue_utils
 
     run = make_run("video_mtr_sync")

@@ -15,7 +15,6 @@ from transfer_queue.utils.serial_utils import encode
 from verl.utils import transferqueue_utils
 
 from tests.core.test_planner import make_run as planned_run
-from tests.verl_plugin.test_loop_workers import make_run, queue  # noqa: F401  # fixtures
 from verl_videomtr.budget import Row
 from verl_videomtr.planner import TRAINER_FIELDS_BYTES, make_plan
 from verl_videomtr.verl_plugin import device_patches
@@ -23,7 +22,7 @@ from verl_videomtr.verl_plugin.agent_loop import VideoMTRAgentLoop
 from verl_videomtr.verl_plugin.device_patches import extract_multi_modal_inputs
 from verl_videomtr.verl_plugin.shared_frames import FRAMES, MissingRowError, missing_rows, put_back, store_once
 
-pytest_plugins = ["plugin_setting"]
+pytest_plugins = ["plugin_setting", "queue_setting"]
 
 SLIDES = ["videomtr.episode.max_turns=5", "videomtr.episode.window=1", "videomtr.episode.initial_frames=6"]
 
@@ -84,7 +83,7 @@ def stored_pixels(batch):
     return sum(part.nbytes for part in parts if isinstance(part, torch.Tensor)), len(parts) * frame_bytes, sent
 
 
-def test_a_slid_episode_trains_as_with_patches_whichever_rows_a_worker_gets(make_run):  # noqa: F811
+def test_a_slid_episode_trains_as_with_patches_whichever_rows_a_worker_gets(make_run):
     old = play_sliding(make_run("video_mtr_sync", "videomtr.device_patches=false", *SLIDES))
     new = play_sliding(make_run("video_mtr_sync", *SLIDES))
     assert len(old.keys) == len(new.keys) == 4
@@ -107,7 +106,7 @@ def test_a_slid_episode_trains_as_with_patches_whichever_rows_a_worker_gets(make
         assert len(expected["image_grid_thw"]) >= 2
 
 
-def test_a_row_of_a_trajectory_that_was_cleared_in_part_is_an_error(make_run):  # noqa: F811
+def test_a_row_of_a_trajectory_that_was_cleared_in_part_is_an_error(make_run):
     batch = play_sliding(make_run("video_mtr_sync", *SLIDES))
     tq.kv_clear(keys=batch.keys[1:], partition_id="train")
     part = KVBatchMeta(keys=batch.keys[:1], tags=[{}], partition_id="train")
@@ -116,7 +115,7 @@ def test_a_row_of_a_trajectory_that_was_cleared_in_part_is_an_error(make_run):  
 
 
 @pytest.mark.parametrize("switch", ["true", "false"])
-def test_plan_foretells_what_a_slid_episode_stores_within_a_tenth(make_run, switch):  # noqa: F811
+def test_plan_foretells_what_a_slid_episode_stores_within_a_tenth(make_run, switch):
     lengths = ["data.max_prompt_length=1024", "data.max_response_length=1024"]
     lengths += ["actor_rollout_ref.rollout.max_model_len=2048"]
     run = make_run("video_mtr_sync", f"videomtr.device_patches={switch}", *SLIDES, *lengths)
