@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import psutil
@@ -33,15 +33,17 @@ _RECORDING = (
 )
 PROBES = {"videomtr_probe": _RECORDING, "uncollapsed_probe": _RECORDING, "stock_probe": ()}
 """Modules beside these sources that are loaded with the plugin and write down what passes, and what each needs set."""
+GROUPS = ("+videomtr=paper", "+videomtr/device=cpu", "+videomtr/model=tiny")
 
 
-def build_model(script: str = "make_habitual_model.py", *arguments: str) -> Path:
+def build_model(script: str = "make_habitual_model.py", *arguments: str, more_sources: Sequence[Path] = ()) -> Path:
     """Teach a tiny model with `trainer/<script> TARGET [arguments]`, or take the one that the same sources made."""
     path = TRAINER / script
     package = ROOT / "verl_videomtr"
     sources = [path, ROOT / "recipes/learning_study/tiny_model.py", package / "episode.py", package / "prompts.py"]
     sources += [ROOT / "tests/support/family_models.py", package / "prompts/tiny.yaml"]
     sources += [*path.parent.glob("*.yaml"), *package.glob("conf/tools/*.yaml")]
+    sources += more_sources
     digest = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
     target = CACHE / "_".join([path.stem, *arguments, digest[:12]])
     if not target.exists():
@@ -93,11 +95,17 @@ def environment_of(run: Path, probe: str | None = "videomtr_probe") -> dict[str,
     }
 
 
-def command_of(run: Path, *overrides: str, data: Path, model: Path, probe: str | None = "videomtr_probe") -> list[str]:
+def command_of(
+    run: Path,
+    *overrides: str,
+    data: Path,
+    model: Path,
+    probe: str | None = "videomtr_probe",
+    groups: Sequence[str] = GROUPS,
+) -> list[str]:
     """Return the trainer's command; `overrides` stand behind those that every run has."""
     return [
-        sys.executable, "-m", "verl.trainer.main_ppo",
-        "+videomtr=paper", "+videomtr/device=cpu", "+videomtr/model=tiny",
+        sys.executable, "-m", "verl.trainer.main_ppo", *groups,
         f"data.train_files={data / 'train.parquet'}", f"data.val_files={data / 'val.parquet'}", "data.shuffle=false",
         f"videomtr.video.root={data}", f"actor_rollout_ref.model.path={model}", f"critic.model.path={model}",
         # Small steps: the policy's habits must outlast them.
@@ -117,6 +125,7 @@ def train(
     data: Path,
     model: Path,
     probe: str | None = "videomtr_probe",
+    groups: Sequence[str] = GROUPS,
     kill_when: Callable[[], bool] | None = None,
     timeout: float = 900,
 ) -> str:
@@ -124,11 +133,13 @@ def train(
 
     Args:
         run: folder for logs, metrics, checkpoints, trajectory lines and what the probe writes.
+        groups: the configuration that the overrides change.
         kill_when: end the run, with all its processes and SIGKILL, as soon as this is true.
     """
     run.mkdir(parents=True, exist_ok=True)
     log = run / f"train_{len(list(run.glob('train_*')))}.log"
-    environment, command = environment_of(run, probe), command_of(run, *overrides, data=data, model=model, probe=probe)
+    environment = environment_of(run, probe)
+    command = command_of(run, *overrides, data=data, model=model, probe=probe, groups=groups)
     with open(log, "wb") as file:
         process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=file, stderr=subprocess.STDOUT)
         try:
@@ -156,14 +167,7 @@ def _wait(process: subprocess.Popen, kill_when: Callable[[], bool] | None, timeo
 
 def kill_run(process: subprocess.Popen, run: Path) -> None:
     """SIGKILL the trainer and every process of its Ray, as a lost node would."""
-    family = []
-    for other in psutil.process_iter():
-        try:
-            # Ray's daemons are no children of the driver, but carry its variables.
-            if other.environ().get("VIDEOMTR_PROBE_DIR") == str(run):
-                family.append(other)
-        except psutil.Error:
-            continue
+    family = processes_of(run)
     os.kill(process.pid, signal.SIGKILL)
     for member in family:
         try:
@@ -171,6 +175,19 @@ def kill_run(process: subprocess.Popen, run: Path) -> None:
         except psutil.Error:
             continue
     process.wait()
+
+
+def processes_of(run: Path) -> list[psutil.Process]:
+    """The trainer and every process of its Ray."""
+    found = []
+    for other in psutil.process_iter():
+        try:
+            # Ray's daemons are no children of the driver, but carry its variables.
+            if other.environ().get("VIDEOMTR_PROBE_DIR") == str(run):
+                found.append(other)
+        except psutil.Error:
+            continue
+    return found
 
 
 def read_metrics(run: Path) -> dict[int, dict]:
