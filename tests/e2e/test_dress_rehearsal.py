@@ -217,6 +217,7 @@ def test_a_processor_of_another_family_at_its_real_size(vocabulary, data, tmp_pa
     """InternVL3: Qwen's vocabulary with control tokens of its own, tiles of 448 px, 256 visual tokens a frame."""
     tokenizer = qwen_vocabulary.make_tokenizer(vocabulary, control=INTERNVL_CONTROL, **INTERNVL_NAMED)
     family = make_internvl(448, tokenizer)
+    family.config.text_config.max_position_embeddings = 32768
     AutoModelForImageTextToText.from_config(family.config).save_pretrained(tmp_path)
     family.processor.save_pretrained(tmp_path)
     groups = [*GROUPS[:1], "videomtr/model=internvl3_8b", *GROUPS[2:], *OVERRIDES]
