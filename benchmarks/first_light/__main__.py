@@ -32,7 +32,8 @@ from benchmarks.first_light.record import LINES, Record, write_table
 
 STAGES = {"a": "credit", "c": "patches", "b": "models", "v": "engine", "d": "planned", "e": "trainer"}
 """Letter -> module, in the order in which they run."""
-LIMIT_SECONDS = {"a": 120, "c": 60, "b": 300, "v": 150, "d": 30, "e": 300}
+LIMIT_SECONDS = {"a": 120, "c": 60, "b": 300, "v": 240, "d": 30, "e": 480}
+"""A machine that has never read these packages takes four minutes to start the trainer."""
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -42,7 +42,10 @@ def run(record: Record, *, rehearse: bool) -> None:
         record.write("not run", why="a rehearsal starts no trainer; make demo DEVICE=cpu does")
         return
     ended = subprocess.run(COMMAND, check=False, env={**os.environ, "VERL_LOGGING_LEVEL": "INFO"}).returncode
-    folder = max(Path("outputs/demo").glob("run_*"), key=lambda path: path.stat().st_mtime)
+    runs = sorted(Path("outputs/demo").glob("run_*"), key=lambda path: path.stat().st_mtime)
+    if not runs:
+        raise RuntimeError(f"the demo ended with exit status {ended} before it trained; its own message is above")
+    folder = runs[-1]
     for number, figures in steps(folder / "metrics.jsonl"):
         record.write(f"the demo's step {number}", **figures)
     if ended:

@@ -11,11 +11,12 @@ import pytest
 import torch
 
 from benchmarks.first_light import __main__ as kit
-from benchmarks.first_light import models, planned, wheels
+from benchmarks.first_light import models, planned, scripted_model, trainer, wheels
 from benchmarks.first_light.credit import one_level_loop
 from benchmarks.first_light.record import Record, read, write_table
 from benchmarks.first_light.shapes import model_shape
 from benchmarks.gae import make_batch
+from recipes.learning_study import tiny_model
 
 
 def test_the_loop_is_verls():
@@ -134,3 +135,49 @@ def test_a_rehearsal_of_every_stage(tmp_path):
     lines = [json.loads(line) for line in (tmp_path / "out/results.jsonl").read_text().splitlines()]
     assert [line["stage"] for line in lines if line["check"] == "done"] == list(kit.STAGES)
     assert all(sum(line["stage"] == name for line in lines) > 1 for name in kit.STAGES)
+
+
+def test_a_demo_that_ends_before_it_trains_is_said(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(trainer, "NEEDED", ())
+    monkeypatch.setattr(trainer, "COMMAND", (sys.executable, "-c", "raise SystemExit(3)"))
+    with pytest.raises(RuntimeError, match="ended with exit status 3 before it trained"):
+        trainer.run(Record(tmp_path, "e"), rehearse=False)
+
+
+SCRIPT = {
+    (20, 21): {22: scripted_model.RETRIEVE},
+    (21, 22): {23: scripted_model.RETRIEVE, 24: scripted_model.ANSWER},
+    (22, 23): {20: scripted_model.RETRIEVE},
+    (22, 24): {20: scripted_model.ANSWER},
+}
+
+
+@pytest.fixture(scope="module")
+def scripted():
+    torch.manual_seed(0)
+    config = tiny_model.make_config(tiny_model.make_tokenizer(), num_layers=2, hidden_size=128)
+    config.tie_word_embeddings = True
+    return *scripted_model.make_model(config, SCRIPT), config
+
+
+def test_a_scripted_model_writes_its_script_in_any_context(scripted):
+    model, hidden, _ = scripted
+    scripted_model.check(hidden, model.get_input_embeddings().weight.detach(), SCRIPT)
+    context = torch.arange(100, 160).tolist()
+    with torch.no_grad():
+        odds = (model(input_ids=torch.tensor([[*context, 20, 21]])).logits[0, -1] / 0.7).softmax(-1)
+    assert odds[22] > 0.99
+
+
+def test_a_scripted_model_that_says_something_else_is_found(scripted):
+    model, hidden, _ = scripted
+    with pytest.raises(RuntimeError, match="expected"):
+        scripted_model.check(hidden.flip(0), model.get_input_embeddings().weight.detach(), SCRIPT)
+
+
+def test_a_script_longer_than_the_models_table_is_refused(scripted):
+    *_, config = scripted
+    long = {(i, i + 1): {i + 2: scripted_model.ANSWER} for i in range(config.text_config.intermediate_size + 1)}
+    with pytest.raises(ValueError, match="257 pairs of tokens; expected at most 256"):
+        scripted_model.make_model(config, long)

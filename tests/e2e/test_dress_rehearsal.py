@@ -17,15 +17,15 @@ from pathlib import Path
 
 import psutil
 import pytest
-import qwen_vocabulary
 import torch
 from awkward_videos import write_video
 from doctor_setting import bad
 from family_models import INTERNVL_CONTROL, INTERNVL_NAMED, make_internvl
 from record_checks import check_line
-from trainer_runs import ROOT, build_model, processes_of, read_metrics, read_trajectories, train
+from trainer_runs import processes_of, read_metrics, read_trajectories, train
 from transformers import AutoModelForImageTextToText
 
+from benchmarks.first_light import qwen_vocabulary, scripted_model
 from verl_videomtr.cli import main
 from verl_videomtr.model_shapes import find_shape
 from verl_videomtr.planner import GPUS, Plan, make_plan
@@ -38,6 +38,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.e2e, pytest.mark.timeout(2400)]
 
 GROUPS = ("+videomtr/recipe=paper", "videomtr/model=qwen2_5_vl_3b", "+videomtr/device=cpu")
 BATCH, STEPS, MAX_RESPONSE_TOKENS = 4, 2, 192
+THOUGHT_WORDS = 170
 MEMORY_BOUND_GIB = 14
 OVERRIDES = (
     f"data.train_batch_size={BATCH}", f"actor_rollout_ref.actor.ppo_mini_batch_size={BATCH}",
@@ -82,8 +83,10 @@ def vocabulary() -> Path:
 
 
 @pytest.fixture(scope="module")
-def model(vocabulary: Path) -> Path:
-    return build_model("make_rehearsal_model.py", more_sources=[ROOT / "tests/support/qwen_vocabulary.py"])
+def model(vocabulary: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model") / "scripted"
+    scripted_model.make_checkpoint(folder, size="narrow", num_words=THOUGHT_WORDS)
+    return folder
 
 
 @pytest.fixture(scope="module")

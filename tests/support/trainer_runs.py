@@ -36,14 +36,13 @@ PROBES = {"videomtr_probe": _RECORDING, "uncollapsed_probe": _RECORDING, "stock_
 GROUPS = ("+videomtr=paper", "+videomtr/device=cpu", "+videomtr/model=tiny")
 
 
-def build_model(script: str = "make_habitual_model.py", *arguments: str, more_sources: Sequence[Path] = ()) -> Path:
+def build_model(script: str = "make_habitual_model.py", *arguments: str) -> Path:
     """Teach a tiny model with `trainer/<script> TARGET [arguments]`, or take the one that the same sources made."""
     path = TRAINER / script
     package = ROOT / "verl_videomtr"
     sources = [path, ROOT / "recipes/learning_study/tiny_model.py", package / "episode.py", package / "prompts.py"]
     sources += [ROOT / "tests/support/family_models.py", package / "prompts/tiny.yaml"]
     sources += [*path.parent.glob("*.yaml"), *package.glob("conf/tools/*.yaml")]
-    sources += more_sources
     digest = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
     target = CACHE / "_".join([path.stem, *arguments, digest[:12]])
     if not target.exists():

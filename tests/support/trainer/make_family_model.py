@@ -23,7 +23,7 @@ from verl_videomtr.episode import Episode, EpisodeConfig
 from verl_videomtr.prompts import Prompts
 from verl_videomtr.verl_plugin.row_inputs import TOKEN_TYPES, forward_names
 
-STEPS, WARMUP_STEPS, BATCH_SIZE, LR, NUM_IMAGES = 50, 10, 8, 3e-3, 32
+STEPS, WARMUP_STEPS, BATCH_SIZE, LR, NUM_IMAGES = 120, 10, 8, 3e-3, 32
 MAX_TURNS = 3
 SHARD_BYTES = 1_000_000
 
