@@ -67,6 +67,15 @@ def write_tracker(root: Path, step: int) -> None:
     os.replace(beside, root / TRACKER)
 
 
+def say_how_to_resume(root: str | Path) -> str:
+    """Say in words where the last checkpoint is, and how a run goes on from it."""
+    tracker = Path(root) / TRACKER
+    step = tracker.read_text().strip() if tracker.is_file() else ""
+    if not step:
+        return "no checkpoint has been saved; start the run again"
+    return f"the last checkpoint is step {step} in {root}; start the run again with trainer.resume_mode=auto"
+
+
 def repair_tracker(root: Path, parts: Collection[str]) -> int | None:
     """Make the tracker name a complete checkpoint before a run resumes from it.
 

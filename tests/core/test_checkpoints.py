@@ -17,6 +17,7 @@ from verl_videomtr.checkpoints import (
     plan_removal,
     remove,
     repair_tracker,
+    say_how_to_resume,
     set_aside,
     step_folder,
 )
@@ -153,3 +154,10 @@ def test_the_metrics_of_earlier_processes_are_kept_beside(tmp_path):
         ("run.until_step_4.jsonl", "first"),
         ("run.until_step_4_2.jsonl", "second"),
     ]
+
+
+def test_how_to_resume_is_told_by_the_tracker(tmp_path):
+    assert say_how_to_resume(tmp_path / "none") == "no checkpoint has been saved; start the run again"
+    (tmp_path / TRACKER).write_text("120\n")
+    expected = f"the last checkpoint is step 120 in {tmp_path}; start the run again with trainer.resume_mode=auto"
+    assert say_how_to_resume(tmp_path) == expected

@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from verl_videomtr.sample import AGENT_NAME
 from verl_videomtr.settings import load_settings
 from verl_videomtr.verl_plugin.checks import BONUS_ESTIMATOR, check_config, reward_config
+from verl_videomtr.verl_plugin.cluster_watch import watch_cluster
 from verl_videomtr.verl_plugin.compose import check_group_order
 
 STOCK_MODES = ("sync", "colocate_async", "separate_async")
@@ -25,7 +26,7 @@ STOCK_MODES = ("sync", "colocate_async", "separate_async")
 
 
 class LaunchCheck(Callback):
-    """Ends the program with one line and exit code 2 where the configuration contradicts itself."""
+    """Ends the program with one line and exit code 2 where the configuration contradicts itself; then watches Ray."""
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
         try:
@@ -35,6 +36,7 @@ class LaunchCheck(Callback):
             # Hydra turns exceptions of a callback into warnings; leaving the program is not one.
             sys.stderr.write(f"verl_videomtr: {error}\n")
             raise SystemExit(2) from None
+        watch_cluster(config)
 
 
 def check_launch(config: DictConfig) -> None:

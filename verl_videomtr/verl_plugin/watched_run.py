@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
@@ -14,7 +13,7 @@ from ray.actor import ActorHandle
 from ray.exceptions import RayError
 from verl.trainer.ppo.v1 import PPOTrainer
 
-from verl_videomtr.checkpoints import TRACKER
+from verl_videomtr.checkpoints import say_how_to_resume
 from verl_videomtr.settings import Settings
 from verl_videomtr.verl_plugin import store
 from verl_videomtr.verl_plugin.processes import RayProcess
@@ -50,7 +49,7 @@ class WatchedRun(PPOTrainer):
             phase_seconds=_seconds(self.videomtr.phase_minutes),
             find=self._find_processes,
             waiting=self._say_waiting,
-            advice=self._say_advice,
+            advice=lambda: say_how_to_resume(config.trainer.default_local_dir),
         )
         self._watched: dict[ActorHandle[Any], RayProcess] = {}
         self._episodes_ended = 0
@@ -120,14 +119,6 @@ class WatchedRun(PPOTrainer):
         shown = ", ".join(repr(sample) for sample in samples[:_MOST_SAMPLES])
         more = f" and {len(samples) - _MOST_SAMPLES} more" if len(samples) > _MOST_SAMPLES else ""
         return f"{len(samples)} episode{'s of samples' if len(samples) > 1 else ' of sample'} {shown}{more}"
-
-    def _say_advice(self) -> str:
-        root = Path(self.config.trainer.default_local_dir)
-        tracker = root / TRACKER
-        step = tracker.read_text().strip() if tracker.is_file() else ""
-        if not step:
-            return "no checkpoint has been saved; start the run again"
-        return f"the last checkpoint is step {step} in {root}; start the run again with trainer.resume_mode=auto"
 
 
 def _seconds(minutes: float | None) -> float | None:
