@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import re
 from pathlib import Path
 
 import pytest
@@ -65,12 +64,6 @@ class Composed:
 def bad(findings) -> list:
     """Errors and warnings."""
     return [finding for finding in findings if finding.level in (Level.ERROR, Level.WARNING)]
-
-
-def overrides_of(fix: str) -> list[str]:
-    """The overrides that a fix names, of the first way that it offers."""
-    first = re.split(r", or |, which |, not ", fix)[0]
-    return re.findall(r"(?<!\S)\+?[a-z_]+(?:[./][a-z_0-9]+)+=(?:\[[^\]]*\]|[^\s,]+)", first)
 
 
 @pytest.fixture(scope="session")

@@ -155,7 +155,7 @@ NO_BONUS = "videomtr.bootstrap.enabled=false"
         ),
         (
             ["videomtr.episode.max_turns=6", "actor_rollout_ref.rollout.agent.default_agent_loop=tool_agent"],
-            r"default_agent_loop=tool_agent knows no window.*set it, or videomtr\.episode\.window=5",
+            r"default_agent_loop=tool_agent knows no window.*set videomtr\.episode\.window=5",
         ),
         (["videomtr.episode.max_turns=1"], r"no retrieval to pay.*set videomtr\.bootstrap\.enabled=false"),
         (["algorithm.adv_estimator=grpo"], r"adv_estimator=grpo with.*set videomtr\.bootstrap\.enabled=false"),

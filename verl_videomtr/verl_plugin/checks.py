@@ -24,8 +24,18 @@ ROW_AWARE_ESTIMATORS = (BONUS_ESTIMATOR, "grpo")
 """Estimators that take several rows for one trajectory; verl's own GRPO is the only other one."""
 
 
+class ContradictionError(ValueError):
+    """A configuration that contradicts itself; its message ends with the overrides that end it."""
+
+    def __init__(self, what: str, *, overrides: list[str], advice: str = "") -> None:
+        super().__init__(f"{what}; set {' '.join(overrides)}" + (f", {advice}" if advice else ""))
+        self.what = what
+        self.overrides = overrides
+        self.advice = advice
+
+
 def check_config(config: DictConfig, settings: Settings) -> None:
-    """Raise ValueError for the first contradiction; the message names the override that fixes it."""
+    """Raise ContradictionError, or another ValueError, for the first contradiction."""
     check_group_names(config)
     _check_old_keys(config)
     _check_trainer(config)
@@ -48,9 +58,10 @@ def _check_old_keys(config: DictConfig) -> None:
     given = [pair for section in OLD_REWARD_SECTIONS for pair in _values(config.get(section), section)]
     if given:
         today = [f"{_todays_key(key)}={value}" for key, value in given] + [f"{key}=null" for key, _ in given]
-        raise ValueError(
+        raise ContradictionError(
             f"{', '.join(f'{key}={value}' for key, value in given)}: keys of verl before 0.8, which verl 0.9 accepts "
-            f"and ignores; expected today's; set {' '.join(today)}"
+            "and ignores; expected today's",
+            overrides=today,
         )
 
 
@@ -79,38 +90,42 @@ def _todays_key(key: str) -> str:
 
 def _check_trainer(config: DictConfig) -> None:
     if not OmegaConf.select(config, "trainer.use_v1", default=True):
-        raise ValueError(
+        raise ContradictionError(
             "trainer.use_v1=false takes verl's old trainer, which has neither turn rewards nor the plugin's modes; "
-            "expected the V1 trainer; set trainer.use_v1=true"
+            "expected the V1 trainer",
+            overrides=["trainer.use_v1=true"],
         )
     loop = OmegaConf.select(config, "actor_rollout_ref.rollout.agent.default_agent_loop")
     if loop == AGENT_NAME and OmegaConf.select(config, "reward.reward_model.enable"):
-        raise ValueError(
+        raise ContradictionError(
             "reward.reward_model.enable=true: a reward model on the trainer's GPUs writes its one score over the "
             "rewards of the turns, and one on GPUs of its own is asked by nothing; expected a reward function, which "
-            "may ask a model that is served elsewhere; set reward.reward_model.enable=false"
+            "may ask a model that is served elsewhere",
+            overrides=["reward.reward_model.enable=false"],
         )
 
 
 def _check_credit(config: DictConfig, settings: Settings) -> None:
     estimator = str(config.algorithm.adv_estimator)
     if estimator == BONUS_ESTIMATOR and not config.critic.get("enable"):
-        raise ValueError(
+        raise ContradictionError(
             f"algorithm.adv_estimator={estimator} with critic.enable={config.critic.get('enable')}; expected a critic, "
-            "whose values the estimator needs (verl starts none by itself for a registered estimator); "
-            "set critic.enable=true, or algorithm.adv_estimator=grpo videomtr.bootstrap.enabled=false"
+            "whose values the estimator needs (verl starts none by itself for a registered estimator)",
+            overrides=["critic.enable=true"],
+            advice="or algorithm.adv_estimator=grpo videomtr.bootstrap.enabled=false",
         )
     max_turns = settings.episode.max_turns
     if settings.bootstrap.enabled and estimator != BONUS_ESTIMATOR:
-        raise ValueError(
+        raise ContradictionError(
             f"algorithm.adv_estimator={estimator} with videomtr.bootstrap.enabled=true: the bonus would be computed "
-            f"and paid to nobody; expected {BONUS_ESTIMATOR}, the one estimator that pays it; "
-            "set videomtr.bootstrap.enabled=false"
+            f"and paid to nobody; expected {BONUS_ESTIMATOR}, the one estimator that pays it",
+            overrides=["videomtr.bootstrap.enabled=false"],
         )
     if settings.bootstrap.enabled and max_turns == 1:
-        raise ValueError(
+        raise ContradictionError(
             "videomtr.episode.max_turns=1 with videomtr.bootstrap.enabled=true: a single turn has no retrieval to "
-            "pay; expected at least 2 turns; set videomtr.bootstrap.enabled=false"
+            "pay; expected at least 2 turns",
+            overrides=["videomtr.bootstrap.enabled=false"],
         )
 
 
@@ -122,15 +137,18 @@ def _check_window(config: DictConfig, settings: Settings) -> None:
     where = f"videomtr.episode.max_turns={episode.max_turns} with window={episode.window}: the context slides, and"
     estimator = str(config.algorithm.adv_estimator)
     if estimator not in ROW_AWARE_ESTIMATORS:
-        raise ValueError(
+        raise ContradictionError(
             f"{where} algorithm.adv_estimator={estimator} would judge each of a trajectory's rows by itself; expected "
-            f"one of {', '.join(ROW_AWARE_ESTIMATORS)}; set it, or videomtr.episode.window={episode.max_turns - 1}"
+            f"one of {', '.join(ROW_AWARE_ESTIMATORS)}",
+            overrides=[f"videomtr.episode.window={episode.max_turns - 1}"],
+            advice="or such an estimator",
         )
     loop = OmegaConf.select(config, "actor_rollout_ref.rollout.agent.default_agent_loop")
     if loop != AGENT_NAME:
-        raise ValueError(
-            f"{where} actor_rollout_ref.rollout.agent.default_agent_loop={loop} knows no window; expected "
-            f"{AGENT_NAME}; set it, or videomtr.episode.window={episode.max_turns - 1}"
+        raise ContradictionError(
+            f"{where} actor_rollout_ref.rollout.agent.default_agent_loop={loop} knows no window; expected {AGENT_NAME}",
+            overrides=[f"videomtr.episode.window={episode.max_turns - 1}"],
+            advice="or that loop",
         )
 
 
@@ -141,17 +159,18 @@ def _check_lengths(config: DictConfig, settings: Settings) -> None:
     prompt, response = config.data.max_prompt_length, config.data.max_response_length
     if frames * tokens >= prompt:
         needed = round_up(frames * (tokens + text.frame) + text.instructions + text.message)
-        raise ValueError(
+        raise ContradictionError(
             f"an overview of {frames} frames of up to {tokens} visual tokens does not fit "
-            f"data.max_prompt_length={prompt}; expected more than {frames * tokens} tokens, and room for the text; "
-            f"set data.max_prompt_length={needed}, or add +videomtr/budget=b64 (b80), which sets all lengths"
+            f"data.max_prompt_length={prompt}; expected more than {frames * tokens} tokens, and room for the text",
+            overrides=[f"data.max_prompt_length={needed}"],
+            advice="or add +videomtr/budget=b64 (b80), which sets all lengths",
         )
     longest = config.actor_rollout_ref.rollout.get("max_model_len")
     if longest is not None and longest <= prompt:
-        raise ValueError(
+        raise ContradictionError(
             f"actor_rollout_ref.rollout.max_model_len={longest} leaves no token for a response behind "
-            f"data.max_prompt_length={prompt}; expected the sum of prompt and response; "
-            f"set actor_rollout_ref.rollout.max_model_len={prompt + response}"
+            f"data.max_prompt_length={prompt}; expected the sum of prompt and response",
+            overrides=[f"actor_rollout_ref.rollout.max_model_len={prompt + response}"],
         )
 
 
@@ -165,10 +184,10 @@ def _check_image_limit(config: DictConfig, settings: Settings) -> None:
         limit = OmegaConf.select(rollout, key)
     if isinstance(limit, int) and limit < settings.episode.frame_budget:
         sign = "" if "limit_images" in rollout else "+"
-        raise ValueError(
+        raise ContradictionError(
             f"actor_rollout_ref.rollout.{key}={limit} images per prompt, fewer than videomtr.episode.frame_budget="
-            f"{settings.episode.frame_budget}; an episode's last turn would be refused; "
-            f"set {sign}actor_rollout_ref.rollout.limit_images={settings.episode.frame_budget}"
+            f"{settings.episode.frame_budget}; an episode's last turn would be refused",
+            overrides=[f"{sign}actor_rollout_ref.rollout.limit_images={settings.episode.frame_budget}"],
         )
 
 

@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from verl_videomtr.sample import AGENT_NAME
 from verl_videomtr.settings import load_settings
-from verl_videomtr.verl_plugin.checks import BONUS_ESTIMATOR, check_config, reward_config
+from verl_videomtr.verl_plugin.checks import BONUS_ESTIMATOR, ContradictionError, check_config, reward_config
 from verl_videomtr.verl_plugin.cluster_watch import watch_cluster
 from verl_videomtr.verl_plugin.compose import check_group_order
 
@@ -40,14 +40,14 @@ class LaunchCheck(Callback):
 
 
 def check_launch(config: DictConfig) -> None:
-    """Raise ValueError for the first contradiction; the message names the override that fixes it."""
+    """Raise ContradictionError, or another ValueError, for the first contradiction."""
     check_config(config, load_settings(config))
     mode = OmegaConf.select(config, "trainer.v1.trainer_mode")
     if str(config.algorithm.adv_estimator) == BONUS_ESTIMATOR and mode in STOCK_MODES:
-        raise ValueError(
+        raise ContradictionError(
             f"algorithm.adv_estimator={BONUS_ESTIMATOR} with trainer.v1.trainer_mode={mode}, which hands the critic's "
-            "values to no registered estimator; expected the plugin's own; "
-            f"set trainer.v1.trainer_mode=video_mtr_{mode}"
+            "values to no registered estimator; expected the plugin's own",
+            overrides=[f"trainer.v1.trainer_mode=video_mtr_{mode}"],
         )
     _check_ground_truth(config)
 

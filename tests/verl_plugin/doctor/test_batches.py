@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from doctor_setting import ACTOR, REF, ROLLOUT, bad, only, overrides_of, unwrapped
+from doctor_setting import ACTOR, REF, ROLLOUT, bad, only, unwrapped
 
 from verl_videomtr.verl_plugin.doctor import agreement, batches
 from verl_videomtr.verl_plugin.doctor.findings import Level
@@ -44,7 +44,7 @@ def test_sequence_parallelism_that_does_not_divide_the_gpus(composed):
     finding = only(batches.check_batches(case), "batches.sp")
     with pytest.raises((RuntimeError, IndexError)):
         mesh(case, "actor")
-    fixed = composed.case(*fault, *overrides_of(finding.fix))
+    fixed = composed.case(*fault, *finding.overrides)
     assert not [f for f in batches.check_batches(fixed) if f.check == "batches.sp"]
     mesh(fixed, "actor")
 
@@ -71,7 +71,7 @@ def test_tensor_parallelism_that_does_not_divide_the_gpus(composed):
     finding = only(batches.check_batches(case), "batches.tp")
     with pytest.raises(AssertionError, match="is not divisible by infer_world_size"):
         build_worker(case, "rollout")
-    fixed = composed.case(*fault, *overrides_of(finding.fix))
+    fixed = composed.case(*fault, *finding.overrides)
     assert not [f for f in batches.check_batches(fixed) if f.check == "batches.tp"]
     with pytest.raises(ValueError, match=r"Default process group has not been initialized|environment variable"):
         build_worker(fixed, "rollout")  # the next thing it does is to look for its peers
@@ -98,7 +98,7 @@ def test_mini_batches_that_do_not_divide_over_the_ranks(composed, role, section)
     assert (finding.check, finding.level) == ("batches.mini", Level.ERROR)
     with pytest.raises(AssertionError, match="mini_batch_size=12"):
         first_update(case, role)
-    fixed = composed.case(*fault, *overrides_of(finding.fix))
+    fixed = composed.case(*fault, *finding.overrides)
     assert not [f for f in batches.check_batches(fixed) if f.check == "batches.mini"]
     with pytest.raises(ZeroDivisionError):  # past the assertion
         first_update(fixed, role)
@@ -131,7 +131,7 @@ def test_micro_batches_that_do_not_divide_a_rank_s_rows(composed, key):
     finding = only(batches.check_batches(composed.case(*fault)), "batches.micro")
     with pytest.raises(AssertionError, match="data size must be divisible"):
         cut(8, 3)
-    fixed = composed.case(*fault, *overrides_of(finding.fix))
+    fixed = composed.case(*fault, *finding.overrides)
     assert not bad(batches.check_batches(fixed))
     assert cut(8, fixed.get(key))
 
@@ -143,7 +143,7 @@ def test_micro_batches_that_only_the_deprecated_key_sets(composed):
     finding = only(batches.check_batches(case), "batches.micro")
     with pytest.raises(AssertionError):
         build_worker(case, "actor")
-    fixed = composed.case(*fault[:-1], *overrides_of(finding.fix))
+    fixed = composed.case(*fault[:-1], *finding.overrides)
     assert not bad(batches.check_batches(fixed))
     with pytest.raises(InterruptedError):
         build_worker(fixed, "actor")
@@ -155,7 +155,7 @@ def test_two_minds_about_filling_micro_batches(composed):
     finding = only(batches.check_batches(case), "batches.micro")
     with pytest.raises(AssertionError):
         build_worker(case, "actor")
-    fixed = composed.case(*fault, *overrides_of(finding.fix))
+    fixed = composed.case(*fault, *finding.overrides)
     assert not bad(batches.check_batches(fixed))
     with pytest.raises(InterruptedError):
         build_worker(fixed, "actor")
@@ -168,7 +168,7 @@ def test_steps_of_mostly_padding(composed):
     case = composed.case(*fault)
     finding = only(batches.check_batches(case), "batches.padding", Level.WARNING)
     assert "8 trajectories a step are padded to 256 rows" in finding.what
-    fixed = composed.case(*fault, *overrides_of(finding.fix))
+    fixed = composed.case(*fault, *finding.overrides)
     assert not bad(batches.check_batches(fixed))
     for made in (case, fixed):
         trainer = SimpleNamespace(use_critic=True, config=made.config, global_steps=1)

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from doctor_setting import GROUPS, overrides_of, paths
+from doctor_setting import GROUPS, paths
 
 from verl_videomtr.cli import main
 
@@ -38,7 +38,7 @@ def test_json_is_for_programs(capsys):
     assert main(["doctor", "--json", "+videomtr=paper", "videomtr.credit.form=flat"]) == 1
     report = json.loads(capsys.readouterr().out)
     assert (report["ok"], report["errors"], report["warnings"]) == (False, 1, 0)
-    assert set(report["findings"][0]) == {"level", "check", "what", "why", "fix"}
+    assert set(report["findings"][0]) == {"level", "check", "what", "why", "fix", "overrides"}
 
 
 def run(arguments, folder, **variables):
@@ -100,7 +100,7 @@ def test_the_trainer_fails_as_foretold_and_runs_once_mended(checkpoint, videos, 
     broken = run(["verl.trainer.main_ppo", *fault], tmp_path)
     assert broken.returncode != 0
     assert "max_token_len must be greater than the sequence length" in broken.stdout + broken.stderr
-    fixed = [*overrides, *(f"++{item.lstrip('+')}" for item in overrides_of(errors[0]["fix"]))]
+    fixed = [*overrides, *(f"++{item.lstrip('+')}" for item in errors[0]["overrides"])]
     assert report_of(fixed, tmp_path)["ok"]
     result = run(["verl.trainer.main_ppo", *fixed], tmp_path)
     assert result.returncode == 0, (result.stdout + result.stderr)[-3000:]

@@ -8,7 +8,7 @@ import dataclasses
 import shutil
 
 import pytest
-from doctor_setting import bad, only, overrides_of
+from doctor_setting import bad, only
 
 from verl_videomtr.sample import Sample, SampleError, read_rows
 from verl_videomtr.verl_plugin.doctor import data
@@ -44,7 +44,7 @@ def test_fewer_rows_than_a_batch(composed, videos):
     given = ["trainer.total_training_steps=2", "data.gen_batch_size=4"]
     assert not list(data._numbers(dataclasses.replace(composed.case(*fault, *given), samples={"train": rows})))
     assert one_batch(4)
-    fixed = composed.case(*fault, *overrides_of(finding.fix.replace(",", " ")))
+    fixed = composed.case(*fault, *finding.overrides)
     assert not bad(data._numbers(dataclasses.replace(fixed, samples={"train": rows})))
     assert one_batch(fixed.config.data.train_batch_size)
 
@@ -92,7 +92,7 @@ def test_a_cache_with_more_videos_than_room(measured, tmp_path):
     case = measured(f"videomtr.video.cache.dir={tmp_path}")
     case.frame_sizes = [(1 << 20, 1 << 20)]
     finding = only(data._cache(case), "data.cache", Level.WARNING)
-    assert overrides_of(finding.fix)
+    assert finding.overrides
     bounded = measured(f"videomtr.video.cache.dir={tmp_path}", "videomtr.video.cache.max_gib=1e9")
     bounded.frame_sizes = case.frame_sizes
     assert "are free" in only(data._cache(bounded), "data.cache", Level.WARNING).what

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from doctor_setting import ACTOR, ROLLOUT, bad, only, overrides_of
+from doctor_setting import ACTOR, ROLLOUT, bad, only
 
 from verl_videomtr.sample import read_rows, write_rows
 from verl_videomtr.verl_plugin.doctor import agreement, batches, installation, lengths, machine
@@ -179,7 +179,7 @@ def test_resources_named_to_a_cluster_that_is_up(measured, monkeypatch):
     assert finding.fix == "ray_kwargs.ray_init.num_cpus=null ray_kwargs.ray_init.num_gpus=null"
     with pytest.raises(ValueError, match="num_cpus and num_gpus must not be provided"):
         ray.init(num_cpus=16)
-    assert not list(machine._cluster(measured(*overrides_of(finding.fix))))
+    assert not list(machine._cluster(measured(*finding.overrides)))
     # Its own cluster, whatever is up: Ray reads the variable only where the configuration says nothing.
     assert not list(machine._cluster(measured("+ray_kwargs.ray_init.address=local")))
     monkeypatch.setenv("RAY_ADDRESS", "local")
@@ -208,7 +208,7 @@ def test_weights_larger_than_their_bucket(measured):
     spec.loader.exec_module(transfer)
     fault = [f"{machine.BUCKET}=0"]
     finding = only(machine._bucket(measured(*fault)), "machine.bucket")
-    fixed = measured(*fault, *overrides_of(finding.fix))
+    fixed = measured(*fault, *finding.overrides)
     assert not list(machine._bucket(fixed))
     config = measured().model.hf_config.text_config
     weight = torch.zeros(config.vocab_size, config.hidden_size)
@@ -252,7 +252,7 @@ def test_states_that_no_gpu_holds(measured):
     (found,) = bad(machine._memory(case, states - 1))
     assert (found.check, f"about {states:.0f} GiB of each" in found.what) == ("machine.memory", True)
     offloaded = measured("actor_rollout_ref.model.path=Qwen/Qwen2.5-VL-7B-Instruct", "trainer.n_gpus_per_node=2",
-                         *found.fix.partition(",")[0].split())  # fmt: skip
+                         *found.overrides)  # fmt: skip
     assert not bad(machine._memory(offloaded, states - 1))
 
 
@@ -269,5 +269,12 @@ def test_the_report_for_programs(healthy):
     findings = [ok("batches", "8 of 8"), *installation.check_versions(healthy)]
     report = json.loads(as_json(findings, seconds=1.25))
     assert (report["ok"], report["errors"], exit_code(findings)) == (True, 0, 0)
-    assert report["findings"][0] == {"level": "ok", "check": "batches", "what": "8 of 8", "why": "", "fix": ""}
+    assert report["findings"][0] == {
+        "level": "ok",
+        "check": "batches",
+        "what": "8 of 8",
+        "why": "",
+        "fix": "",
+        "overrides": [],
+    }
     assert "nothing found" in summary(findings, seconds=1)

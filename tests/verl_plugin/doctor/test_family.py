@@ -4,11 +4,12 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 
 import pytest
 import transformers
-from doctor_setting import bad, only, overrides_of
+from doctor_setting import bad, only
 from family_models import FAMILIES
 from transformers import AutoModelForImageTextToText, GenerationConfig
 
@@ -103,7 +104,7 @@ def test_pixels_that_verl_cannot_join(composed, checkpoints):
     folder = checkpoints("mistral3")
     free = ["videomtr.video.pool.size=null", "videomtr.video.pool.min_tokens=2", "videomtr.video.pool.max_tokens=12"]
     finding = only(_examine(composed, folder, 56, *free), "frames.pixels")
-    assert not bad(_examine(composed, folder, 56, *free, *overrides_of(finding.fix)))
+    assert not bad(_examine(composed, folder, 56, *free, *finding.overrides))
 
 
 def test_pixels_that_the_processor_makes_otherwise(composed, checkpoints):
@@ -116,8 +117,7 @@ def test_adapters_outside_of_the_language_model(composed, checkpoints, name):
     folder, px = checkpoints(name), FAMILIES[name]().frame_px
     lora = ["actor_rollout_ref.model.lora_rank=4", "critic.model.lora_rank=4"]
     finding = only(_examine(composed, folder, px, *lora), "model.adapters")
-    key, _, value = finding.fix.partition("=")
-    found = _examine(composed, folder, px, *lora, f"{key}={value}")
+    found = _examine(composed, folder, px, *lora, *finding.overrides)
     assert not bad(found)
     assert len([each for each in found if each.check == "model.adapters"]) == 2
 
@@ -142,16 +142,17 @@ def test_one_line_holds_what_a_model_without_a_group_needs(composed, checkpoints
     assert bad(found)
     line = remedies(found)
     assert line.startswith("add: ")
-    assert not bad(examine(*given, *line.removeprefix("add: ").split()))
+    assert not bad(examine(*given, *shlex.split(line.removeprefix("add: "))))
 
 
 def test_a_remedy_that_is_no_override_is_left_out():
-    def finding(fix):
-        return error("check", "what", why="why", fix=fix)
+    def finding(*overrides, advice=""):
+        return error("check", "what", why="why", overrides=overrides, advice=advice)
 
-    assert remedies([finding("fetch the files again"), finding("model.path=<a checkpoint>")]) == ""
-    both = [finding("a.b=1 c.d='x|y', or e.f=2"), finding("a.b=3; or more"), ok("check", "x.y=1")]
-    assert remedies(both) == "add: a.b=1 c.d='x|y'"
+    assert remedies([finding(advice="fetch the files again"), finding(advice="model.path=<a checkpoint>")]) == ""
+    both = [finding("a.b=1", "c.d='x|y'", advice="or e.f=2"), finding("a.b=3", "~g.h"), ok("check", "x.y=1")]
+    assert shlex.split(remedies(both)) == ["add:", "a.b=1", "c.d='x|y'", "~g.h"]
+    assert shlex.split(both[0].fix) == ["a.b=1", "c.d='x|y',", "or", "e.f=2"]
 
 
 def test_what_the_engine_is_told_of_the_processor_counts(composed, checkpoints):

@@ -9,7 +9,7 @@ import shutil
 import time
 
 import pytest
-from doctor_setting import ACTOR, ROLLOUT, bad, overrides_of
+from doctor_setting import ACTOR, ROLLOUT, bad
 
 from verl_videomtr.verl_plugin.doctor import agreement, batches, data, engine, machine, model, places, reward, values
 from verl_videomtr.verl_plugin.doctor.findings import Level
@@ -122,8 +122,7 @@ def test_a_fault_is_found_and_its_remedy_ends_it(measured, tmp_path, monkeypatch
     found = [finding for finding in bad(examine(case, check)) if finding.check == check]
     assert found, [finding.line() for finding in bad(examine(case, check))]
     assert says in found[0].what
-    typed = [item for item in overrides_of(found[0].fix) if "<" not in item and not item.endswith("={file}")]
-    if typed:
+    if typed := found[0].overrides:
         fixed = measured("trainer.logger=[console]", *fault, *typed)
         left = [finding for finding in bad(examine(fixed, check)) if finding.check == check]
         assert not left, (typed, left)
@@ -171,7 +170,7 @@ def test_constants_of_another_function(measured, tmp_path):
     assert not bad(reward.check_reward(measured(path)))
     case = measured(path, "+reward.custom_reward_function.reward_kwargs.gate=none")
     (finding,) = bad(reward.check_reward(case))
-    assert finding.fix.startswith("~reward.custom_reward_function.reward_kwargs,")
+    assert finding.overrides == ("~reward.custom_reward_function.reward_kwargs",)
 
 
 # The model's weights.
@@ -221,7 +220,7 @@ def test_more_checkpoints_than_room(measured, tmp_path, monkeypatch):
         (finding,) = bad(places._room(measured(*plenty, *given)))
         assert (finding.check, finding.level) == ("places.room", Level.WARNING)
         assert what in finding.what
-        assert not bad(places._room(measured(*plenty, *given, *overrides_of(finding.fix))))
+        assert not bad(places._room(measured(*plenty, *given, *finding.overrides)))
 
 
 def test_a_checkpoint_of_other_gpus_and_one_that_is_done(measured, tmp_path):
@@ -237,7 +236,7 @@ def test_a_checkpoint_of_other_gpus_and_one_that_is_done(measured, tmp_path):
     assert "nothing is left to train" in found[1].why
     for role in ("actor", "critic"):
         (folder / role / "model_world_size_8_rank_0.pt").rename(folder / role / "model_world_size_1_rank_0.pt")
-    fixed = measured(*given, *overrides_of(found[1].fix))
+    fixed = measured(*given, *found[1].overrides)
     assert [finding.level for finding in places._resume(fixed)] == [Level.NOTE]
     shutil.rmtree(folder / "critic")
     assert "critic is not there" in bad(places._resume(measured(*given)))[0].what
@@ -251,7 +250,7 @@ def test_a_validation_file_in_one_batch(measured, healthy, monkeypatch):
     case.samples = {"val": healthy.samples["val"] * 100_000}
     (finding,) = bad(data._validation(case))
     assert "the whole file" in finding.what
-    fixed = measured("data.val_batch_size=null", "videomtr.video.pool.size=[560,560]", *overrides_of(finding.fix))
+    fixed = measured("data.val_batch_size=null", "videomtr.video.pool.size=[560,560]", *finding.overrides)
     fixed.samples = case.samples
     assert not bad(data._validation(fixed))
 

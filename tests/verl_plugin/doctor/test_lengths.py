@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from doctor_setting import ACTOR, REF, ROLLOUT, bad, only, overrides_of
+from doctor_setting import ACTOR, REF, ROLLOUT, bad, only
 
 from verl_videomtr.budget import Needs, Row
 from verl_videomtr.episode import StopReason
@@ -119,7 +119,7 @@ def test_an_overview_that_does_not_fit_the_prompt(measured):
     finding = only(lengths.check_lengths(case), "lengths.prompt")
     with pytest.raises(ValueError, match="the overview takes"):
         play(case)
-    fixed = measured(*fault, *overrides_of(finding.fix))
+    fixed = measured(*fault, *finding.overrides)
     assert not bad(lengths.check_lengths(fixed))
     assert play(fixed).episode.stop_reason is StopReason.TURN_LIMIT
 
@@ -144,7 +144,7 @@ def test_observations_that_outgrow_the_response(measured):
     case = measured(*fault)
     finding = only(lengths.check_lengths(case), "lengths.response")
     assert play(case, length=12).episode.stop_reason is StopReason.LENGTH_LIMIT
-    fixed = measured(*fault, *overrides_of(finding.fix))
+    fixed = measured(*fault, *finding.overrides)
     assert not bad(lengths.check_lengths(fixed))
     assert play(fixed).episode.stop_reason is StopReason.TURN_LIMIT
 
@@ -155,7 +155,7 @@ def test_long_responses_that_outgrow_their_limit_are_a_warning(measured):
     finding = only(lengths.check_lengths(case), "lengths.response", Level.WARNING)
     assert play(case, length=30).episode.stop_reason is StopReason.LENGTH_LIMIT
     assert play(case, length=12).episode.stop_reason is StopReason.TURN_LIMIT
-    fixed = measured(*fault, *overrides_of(finding.fix))
+    fixed = measured(*fault, *finding.overrides)
     assert not bad(lengths.check_lengths(fixed))
     assert play(fixed, length=30).episode.stop_reason is StopReason.TURN_LIMIT
 
@@ -165,7 +165,7 @@ def test_a_context_that_ends_too_soon(measured):
     case = measured(*fault)
     finding = only(lengths.check_lengths(case), "lengths.model")
     assert play(case, length=12).episode.stop_reason is StopReason.LENGTH_LIMIT
-    fixed = measured(*fault, *overrides_of(finding.fix))
+    fixed = measured(*fault, *finding.overrides)
     assert not bad(lengths.check_lengths(fixed))
     assert play(fixed).episode.stop_reason is StopReason.TURN_LIMIT
 
@@ -175,7 +175,7 @@ def test_a_sliding_context_that_outgrows_the_prompt(measured):
     case = measured(*fault)
     finding = only(lengths.check_lengths(case), "lengths.window", Level.WARNING)
     assert play(case).episode.stop_reason is StopReason.LENGTH_LIMIT
-    fixed = measured(*fault, *overrides_of(finding.fix))
+    fixed = measured(*fault, *finding.overrides)
     assert not bad(lengths.check_lengths(fixed))
     assert play(fixed).episode.stop_reason is StopReason.TURN_LIMIT
 
@@ -186,7 +186,7 @@ def test_more_images_than_vllm_is_told_of(measured, checkpoint):
 
     fault = [f"{ROLLOUT}.limit_images=12"]
     finding = only(agreement.check_agreement(measured(*fault)), "config.plugin")
-    fixed = measured(*fault, *overrides_of(finding.fix))
+    fixed = measured(*fault, *finding.overrides)
     assert not bad(agreement.check_agreement(fixed))
     images = len(play(fixed).segments[0].images)
     for limit, refuses in ((12, True), (fixed.rollout.limit_images, False)):
@@ -217,7 +217,7 @@ def test_a_scheduler_with_more_sequences_than_tokens(measured):
     finding = only(lengths.check_lengths(case), "lengths.batched")
     with pytest.raises(ValueError, match="must be greater than or equal to max_num_seqs"):
         scheduler(case)
-    fixed = measured(*fault, *overrides_of(finding.fix))
+    fixed = measured(*fault, *finding.overrides)
     assert not bad(lengths.check_lengths(fixed))
     scheduler(fixed)
 
@@ -240,7 +240,7 @@ def test_a_frame_that_may_not_be_cut_and_does_not_fit(measured, healthy):
     finding = only(found, "lengths.batched")
     with pytest.raises(ValueError, match="is larger than max_num_batched_tokens"):
         compute_mm_encoder_budget(scheduler(case), {"image": 100})
-    fixed = make(*fault, *overrides_of(finding.fix))
+    fixed = make(*fault, *finding.overrides)
     assert not list(lengths._engine(fixed))
     compute_mm_encoder_budget(scheduler(fixed), {"image": 100})
 
@@ -278,14 +278,14 @@ def test_rows_longer_than_a_micro_batch(measured, key, spread):
     assert len(real.ids) > 80 * spread
     with pytest.raises(AssertionError, match="max_token_len must be greater than the sequence length"):
         fill(len(real.ids), 80, spread)
-    fixed = measured(*[item for item in fault if not item.startswith("+")], *_added(finding.fix))
+    fixed = measured(*[item for item in fault if not item.startswith("+")], *_added(finding.overrides))
     assert not bad(lengths.check_lengths(fixed))
     fill(row, int(fixed.get(key.removeprefix("+"))), spread)
 
 
-def _added(fix):
-    """The overrides of a fix, for a configuration that lacks the key."""
-    return [item if item.startswith("+") or "ppo_infer" not in item else f"+{item}" for item in overrides_of(fix)]
+def _added(overrides):
+    """The same for a configuration that lacks the key."""
+    return [item if item.startswith("+") or "ppo_infer" not in item else f"+{item}" for item in overrides]
 
 
 def test_the_critic_s_micro_batches_are_bounded_by_the_key_that_the_doctor_names():

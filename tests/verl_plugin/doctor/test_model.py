@@ -13,7 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from doctor_setting import ACTOR, ROLLOUT, bad, only, overrides_of
+from doctor_setting import ACTOR, ROLLOUT, bad, only
 
 from verl_videomtr.verl_plugin.doctor import lengths, model
 from verl_videomtr.verl_plugin.doctor.findings import Level
@@ -58,7 +58,7 @@ def test_a_model_that_is_not_there(composed, key, path):
     with pytest.raises((OSError, ValueError)):
         hf_tokenizer(path)
     if key == "critic.model":
-        assert not bad(model.check_model(composed.case(*fault, *overrides_of(finding.fix))))
+        assert not bad(model.check_model(composed.case(*fault, *finding.overrides)))
 
 
 def test_verl_s_default_path_is_the_one_that_is_named(composed):
@@ -83,7 +83,7 @@ def test_a_critic_without_a_value_head(composed, checkpoint, tmp_path):
     finding = only(model.check_model(case), "model.critic")
     with pytest.raises(RuntimeError, match="install trl"):
         load_valuehead_model(str(other), torch.float32, AutoConfig.from_pretrained(other), False)
-    fault = [f"critic.model.path={other}", *overrides_of(finding.fix)]
+    fault = [f"critic.model.path={other}", *finding.overrides]
     assert not bad(model.check_model(composed.case(*fault)))
 
 
@@ -105,7 +105,7 @@ def test_a_critic_that_reads_other_tokens_than_the_policy(composed, checkpoint, 
     with pytest.raises(ValueError, match=r"[Ii]mage features and image tokens do not match"):
         value_class(type(config))[0](config)(**inputs)
     value_class(type(config))[0](make_config(processor.tokenizer))(**inputs)
-    fixed = overrides_of(finding.fix)
+    fixed = finding.overrides
     assert not bad(model.check_model(composed.case(f"critic.model.path={other}", *fixed)))
 
 
@@ -129,7 +129,7 @@ def test_heads_that_tensor_parallelism_does_not_divide(measured, checkpoint):
 
     with pytest.raises(ValueError, match="must be divisible by tensor parallel size"):
         start(3)
-    fixed = measured(*fault, *overrides_of(finding.fix))
+    fixed = measured(*fault, *finding.overrides)
     assert not bad(model._heads(fixed))
     start(fixed.rollout.tensor_model_parallel_size)
 
@@ -145,7 +145,7 @@ def test_heads_that_sequence_parallelism_does_not_divide(measured):
     assert [(f.check, f.level) for f in found] == [("model.heads", Level.ERROR)]
     with pytest.raises(AssertionError, match="must be divisible by ulysses_sp_size 3"):
         apply_monkey_patch(make_model(make_processor().tokenizer, seed=0), ulysses_sp_size=3)
-    fixed = measured(*fault, *overrides_of(found[0].fix))
+    fixed = measured(*fault, *found[0].overrides)
     assert not [f for f in bad(model._heads(fixed)) if f"{ACTOR}." in f.what]
 
 
@@ -153,7 +153,7 @@ def test_a_context_longer_than_the_model_s_positions(measured):
     most = measured().model.hf_config.text_config.max_position_embeddings
     fault = [f"{ROLLOUT}.max_model_len={most + 1}"]
     finding = only(model._positions(measured(*fault)), "lengths.model")
-    assert not list(model._positions(measured(*fault, *overrides_of(finding.fix))))
+    assert not list(model._positions(measured(*fault, *finding.overrides)))
 
 
 @pytest.mark.slow
@@ -187,7 +187,7 @@ def test_sequence_parallelism_with_padding(measured):
 
     fault = ["trainer.n_gpus_per_node=2", "critic.fsdp.ulysses_sequence_parallel_size=2"]
     finding = only(model._heads(measured(*fault)), "model.heads")
-    fixed = measured(*fault, *overrides_of(finding.fix))
+    fixed = measured(*fault, *finding.overrides)
     assert not bad(model._heads(fixed))
     dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=2)
     try:
@@ -234,7 +234,7 @@ def test_frames_of_another_grid_than_the_model_s(composed, qwen3, fault):
     given = [f"actor_rollout_ref.model.path={qwen3}", f"critic.model.path={qwen3}", *fault]
     given += ["videomtr.video.pool.max_tokens=16"]
     finding = only(model.check_model(composed.case(*given)), "frames.grid", Level.WARNING)
-    found = list(model.check_model(composed.case(*given, *finding.fix.split())))
+    found = list(model.check_model(composed.case(*given, *finding.overrides)))
     assert not bad(found)
     assert [judged.level for judged in found if judged.check == "frames.grid"] == [Level.OK]
 
@@ -251,7 +251,7 @@ def test_frames_for_another_model(composed):
         "videomtr.video.pool.size=null", "videomtr.video.pool.patch_px=16", "videomtr.video.pool.max_tokens=12"
     )
     finding = only(model.check_model(case), "frames.grid", Level.WARNING)
-    assert overrides_of(finding.fix) == ["videomtr.video.pool.patch_px=14", "videomtr.video.pool.merge=2"]
+    assert finding.overrides == ("videomtr.video.pool.patch_px=14", "videomtr.video.pool.merge=2")
 
 
 def test_frames_that_the_processor_resamples(composed):

@@ -10,7 +10,7 @@ import shlex
 from importlib import metadata
 
 import pytest
-from doctor_setting import bad, only, overrides_of
+from doctor_setting import bad, only
 from packaging.requirements import Requirement
 
 from tests.recipes.test_recipes import record  # noqa: F401  # a fixture
@@ -100,7 +100,7 @@ def test_relative_paths_are_for_one_node(measured, videos, monkeypatch, key, val
     assert not bad(places._relative(measured(given)))
     many = [given, "trainer.nnodes=2"]
     finding = only(places._relative(measured(*many)), "places.relative")
-    assert not bad(places._relative(measured(*many, *overrides_of(finding.fix))))
+    assert not bad(places._relative(measured(*many, *finding.overrides)))
     # Names of the hub and absolute paths are the same everywhere.
     assert not bad(places._relative(measured("trainer.nnodes=2", "actor_rollout_ref.model.path=Qwen/Qwen2.5-VL-7B")))
 

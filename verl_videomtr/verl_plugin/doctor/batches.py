@@ -50,7 +50,7 @@ def _parallelism(case: Case) -> Iterator[Finding]:
                 "batches.sp",
                 f"{names[role]}={size} does not divide {gpus} GPUs",
                 why=f"the {role} cannot lay out its ranks: its worker fails when it makes its device mesh",
-                fix=f"{names[role]}={_largest_divisor(gpus, size)}",
+                overrides=[f"{names[role]}={_largest_divisor(gpus, size)}"],
             )
     engine = int(case.rollout.tensor_model_parallel_size) * int(case.rollout.data_parallel_size)
     if gpus % engine and case.get("actor_rollout_ref.hybrid_engine", True):
@@ -58,7 +58,7 @@ def _parallelism(case: Case) -> Iterator[Finding]:
             "batches.tp",
             f"rollout.tensor_model_parallel_size * data_parallel_size={engine} does not divide {gpus} GPUs",
             why="verl's workers assert it when they build the rollout engine",
-            fix=f"actor_rollout_ref.rollout.tensor_model_parallel_size={_largest_divisor(gpus, engine)}",
+            overrides=[f"actor_rollout_ref.rollout.tensor_model_parallel_size={_largest_divisor(gpus, engine)}"],
         )
 
 
@@ -74,7 +74,7 @@ def _mini_batches(case: Case) -> Iterator[Finding]:
                 "batches.mini",
                 f"{key}.ppo_mini_batch_size * rollout.n = {size} does not divide over {ranks} data-parallel ranks",
                 why=f"the {role}'s first update fails in train_mini_batch, after a whole rollout",
-                fix=f"{key}.ppo_mini_batch_size={round_up(int(case.get(f'{key}.ppo_mini_batch_size')), step)}",
+                overrides=[f"{key}.ppo_mini_batch_size={round_up(int(case.get(f'{key}.ppo_mini_batch_size')), step)}"],
             )
 
 
@@ -87,7 +87,7 @@ def _micro_batches(case: Case) -> Iterator[Finding]:
             "batches.micro",
             f"{actor}.use_dynamic_bsz={dynamic} with {rollout}.log_prob_use_dynamic_bsz={not dynamic}",
             why="verl's workers assert that they are the same when they build the actor",
-            fix=f"{rollout}.log_prob_use_dynamic_bsz={str(dynamic).lower()}",
+            overrides=[f"{rollout}.log_prob_use_dynamic_bsz={str(dynamic).lower()}"],
         )
         return
     ranks = case.num_gpus // case.sequence_parallel["actor"]
@@ -109,14 +109,16 @@ def _micro_batches(case: Case) -> Iterator[Finding]:
                 "batches.micro",
                 f"{key} is not set, and micro-batches are not filled by tokens",
                 why="verl's workers need it where they build the models, and take no value without `_per_gpu`",
-                fix=f"{actor}.use_dynamic_bsz=true, or {key}=1",
+                overrides=[f"{actor}.use_dynamic_bsz=true"],
+                advice=f"or {key}=1",
             )
         elif num_rows % int(size):
             yield error(
                 "batches.micro",
                 f"{key}={size} does not divide the {num_rows} rows that a rank gets",
                 why=f"{where} fail in prepare_micro_batches ('data size must be divisible')",
-                fix=f"{key}={_largest_divisor(num_rows, int(size))}, or {actor}.use_dynamic_bsz=true",
+                overrides=[f"{key}={_largest_divisor(num_rows, int(size))}"],
+                advice=f"or {actor}.use_dynamic_bsz=true",
             )
 
 
@@ -130,7 +132,8 @@ def _roles(case: Case) -> Iterator[Finding]:
                 "batches.roles",
                 f"the rows of a step are a multiple of {multiple}, the {role} divides them among {shares} ranks",
                 why="verl asserts it when it hands them out, after a whole rollout",
-                fix=f"trainer.v1.trainer_mode=video_mtr_{case.get('trainer.v1.trainer_mode')!s}, which pads for all",
+                overrides=[f"trainer.v1.trainer_mode=video_mtr_{case.get('trainer.v1.trainer_mode')!s}"],
+                advice="which pads for all",
             )
 
 
@@ -143,7 +146,8 @@ def _padding(case: Case) -> Iterator[Finding]:
             f"{rows} trajectories a step are padded to {padded} rows",
             why="verl pads to a multiple of the mini-batches and ranks; padding trains nothing, costs a forward pass "
             "each, and thins out the mini-batches",
-            fix=f"actor_rollout_ref.actor.ppo_mini_batch_size={case.config.data.train_batch_size} (critic's follows)",
+            overrides=[f"actor_rollout_ref.actor.ppo_mini_batch_size={case.config.data.train_batch_size}"],
+            advice="which the critic's follows",
         )
 
 

@@ -49,7 +49,12 @@ def _rows(case: Case, split: str) -> Iterator[Finding]:
     key = f"data.{split}_files"
     names = case.files(split)
     if not names:
-        yield error(f"data.{split}", f"{key} is empty", why="verl's trainer needs the file", fix=f"{key}=FILE.parquet")
+        yield error(
+            f"data.{split}",
+            f"{key} is empty",
+            why="verl's trainer needs the file",
+            advice=f"{key}=<a file made by data_prep>",
+        )
     samples: list[Sample] = []
     for name in names:
         if "://" in name:
@@ -65,7 +70,7 @@ def _rows(case: Case, split: str) -> Iterator[Finding]:
                     f"data.{split}",
                     f"{key}: {broken}",
                     why="verl cannot load the file, or the agent loop refuses the row and loses its episodes",
-                    fix=f"correct or rebuild it; {CHECK_FILES}" if there else f"{key}=<a file made by data_prep>",
+                    advice=f"correct or rebuild it; {CHECK_FILES}" if there else f"{key}=<a file made by data_prep>",
                 )
     most = int(case.get(f"data.{split}_max_samples", -1))
     if samples:
@@ -89,8 +94,11 @@ def _numbers(case: Case) -> Iterator[Finding]:
             "data.train",
             f"{len(train)} training rows, fewer than data.train_batch_size={size}",
             why="an epoch has no whole batch: verl counts 0 steps of training, or its loader ends before the first",
-            fix=f"data.train_batch_size={len(train)} actor_rollout_ref.actor.ppo_mini_batch_size={len(train)}, "
-            "or more rows",
+            overrides=[
+                f"{key}={len(train)}"
+                for key in ("data.train_batch_size", "actor_rollout_ref.actor.ppo_mini_batch_size")
+            ],
+            advice="or more rows",
         )
 
 
@@ -106,7 +114,7 @@ def _validation(case: Case) -> Iterator[Finding]:
             "data.val",
             f"{known} of {len(val)} validation questions are training questions too",
             why="what validation shows is memory",
-            fix="data.val_files=<rows of other questions>, as data_prep.mix makes them",
+            advice="data.val_files=<rows of other questions>, as data_prep.mix makes them",
         )
     if case.planned is None:
         return
@@ -121,7 +129,7 @@ def _validation(case: Case) -> Iterator[Finding]:
             f"validation plays {at_once} episodes at once, of up to {at_once * each / GIB:.0f} GiB"
             + (" (data.val_batch_size is not set: the whole file)" if case.get("data.val_batch_size") is None else ""),
             why="all their frames lie in memory, before the first step if trainer.val_before_train",
-            fix=f"data.val_batch_size={max(1, int(room / 2 / each / int(case.rollout.val_kwargs.n)))}",
+            overrides=[f"data.val_batch_size={max(1, int(room / 2 / each / int(case.rollout.val_kwargs.n)))}"],
         )
 
 
@@ -141,11 +149,11 @@ def _videos(case: Case) -> Iterator[Finding]:
     name, problem = next(iter(problems.items()))
     what = f"{len(problems)} of {num} videos cannot be used: {problem}"
     if not sizes and isinstance(problem, SampleError):
-        fix = "videomtr.video.root=<the folder that the rows' paths begin in>"
+        advice = "videomtr.video.root=<the folder that the rows' paths begin in>"
     elif not sizes:
-        fix = f"videomtr.video.root=<the folder that holds {name}>"
+        advice = f"videomtr.video.root=<the folder that holds {name}>"
     else:
-        fix = f"remove their rows; {CHECK_FILES}"
+        advice = f"remove their rows; {CHECK_FILES}"
     share = len(problems) / num
     # Of a few that were drawn, many must be bad before all of them are judged so.
     most = settings.max_unreadable_share if num == len(_names(case)) else max(0.5, settings.max_unreadable_share)
@@ -155,10 +163,10 @@ def _videos(case: Case) -> Iterator[Finding]:
             what,
             why="their episodes are lost, and a step that loses a larger share than "
             f"videomtr.video.max_unreadable_share={settings.max_unreadable_share} stops the run",
-            fix=fix,
+            advice=advice,
         )
     else:
-        yield warning("data.videos", what, why="the episodes of such videos are lost", fix=fix)
+        yield warning("data.videos", what, why="the episodes of such videos are lost", advice=advice)
 
 
 def _open(case: Case, videos: list[str]) -> tuple[dict[str, tuple[int, int]], dict[str, Exception]]:
@@ -195,7 +203,7 @@ def _cache(case: Case) -> Iterator[Finding]:
             "data.cache",
             f"videomtr.video.cache.dir={cache.dir} cannot be made or written ({wrong})",
             why="every agent-loop worker makes its folders at its start, and loses all episodes",
-            fix="videomtr.video.cache.dir=<a writable folder>, or null to decode frames each time",
+            advice="videomtr.video.cache.dir=<a writable folder>, or null to decode frames each time",
         )
         return
     yield from _filled(case)
@@ -210,7 +218,7 @@ def _cache(case: Case) -> Iterator[Finding]:
             "data.cache",
             f"videomtr.video.cache.max_gib={cache.max_gib}, {free:.1f} GiB are free at {place}",
             why="the cache may fill the disk, on which checkpoints and logs may lie",
-            fix=f"videomtr.video.cache.max_gib={max(1, int(free * 0.8))}",
+            overrides=[f"videomtr.video.cache.max_gib={max(1, int(free * 0.8))}"],
         )
     elif cache.max_gib is None and need > free:
         fits = [form for form in FORMS if (raw if form == "raw" else raw * JPEG_SHARE) <= free]
@@ -219,7 +227,7 @@ def _cache(case: Case) -> Iterator[Finding]:
             "data.cache",
             f"{len(_names(case))} videos need about {need:.0f} GiB as {cache.form}, {free:.1f} are free at {place}",
             why="the cache fills the disk; what does not fit is decoded each time",
-            fix=f"videomtr.video.cache.form={fits[0]}" if fits else bound,
+            overrides=[f"videomtr.video.cache.form={fits[0]}" if fits else bound],
         )
     else:
         yield ok("data.cache", f"{cache.dir}: about {need:.1f} GiB as {cache.form}, {free:.1f} free")
@@ -241,7 +249,7 @@ def _filled(case: Case) -> Iterator[Finding]:
             "data.cache",
             f"{settings.cache.dir} holds pools, and none for the {looked} videos of the rows that were looked for",
             why="they were filled with other settings, or of other videos: every frame is decoded once more",
-            fix="`videomtr pools` with this launch's overrides, or those settings in the launch",
+            advice="`videomtr pools` with this launch's overrides, or those settings in the launch",
         )
 
 

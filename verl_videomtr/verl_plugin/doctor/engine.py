@@ -46,7 +46,7 @@ def check_engine(case: Case) -> Iterator[Finding]:
             "engine.name",
             f"{ROLLOUT}.name={name}; expected one of {', '.join(PACKAGES)}",
             why="verl finds no rollout of that name when it builds the actor",
-            fix=f"{ROLLOUT}.name=vllm",
+            overrides=[f"{ROLLOUT}.name=vllm"],
         )
     elif case.elsewhere:
         return
@@ -55,7 +55,7 @@ def check_engine(case: Case) -> Iterator[Finding]:
             "engine.name",
             f"{ROLLOUT}.name={name}, and the package {PACKAGES[name]} is not installed",
             why="verl's workers import it when they build the actor",
-            fix=f"{ROLLOUT}.name=vllm",
+            overrides=[f"{ROLLOUT}.name=vllm"],
         )
     elif name != "vllm":
         yield note("engine.name", f"{name} is one of verl's engines; this package is tested with vllm alone")
@@ -103,7 +103,7 @@ def judge(complaint: str) -> Iterator[Finding]:
             "engine.arguments",
             complaint,
             why="vLLM's server refuses it at its start",
-            fix=f"correct the key below {ROLLOUT} (or its engine_kwargs.vllm) that it names",
+            advice=f"correct the key below {ROLLOUT} (or its engine_kwargs.vllm) that it names",
         )
     else:
         yield ok("engine.arguments", "vLLM accepts its arguments")

@@ -92,7 +92,7 @@ def _run(check: Callable[[Case], Iterator[Finding]], case: Case) -> Iterator[Fin
             f"doctor.{name}",
             f"this check itself failed: {type(failure).__name__}: {failure}",
             why="what it looks at is not known",
-            fix="report it, with the overrides",
+            advice="report it, with the overrides",
         )
 
 

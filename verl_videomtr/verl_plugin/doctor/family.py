@@ -44,7 +44,7 @@ def _ends(case: Case) -> Iterator[Finding]:
             "model.ends",
             f"the template ends a response with {tokenizer.decode(closing[:1])!r}, the server stops at {names}",
             why="every response runs on to its limit, unless the model writes one of those by itself",
-            fix=f"add {closing[0]} to eos_token_id in the model's generation_config.json",
+            advice=f"add {closing[0]} to eos_token_id in the model's generation_config.json",
         )
     else:
         yield ok("model.ends", f"a response ends at {tokenizer.decode(closing[:1] or sorted(stops)[:1])!r}")
@@ -62,7 +62,7 @@ def _text(case: Case) -> Iterator[Finding]:
             "model.images",
             f"{type(case.model.processor).__name__} names no image token",
             why="the agent loop cannot tell an engine where the images are, and refuses every episode",
-            fix="actor_rollout_ref.model.path=<a checkpoint whose images take tokens in the text>",
+            advice="actor_rollout_ref.model.path=<a checkpoint whose images take tokens in the text>",
         )
         return
     tokens = ImageTokens(
@@ -80,7 +80,7 @@ def _text(case: Case) -> Iterator[Finding]:
             "model.images",
             f"{type(case.model.processor).__name__}: {str(wrong).partition('; ')[0]}, in an episode of two turns",
             why="the engine would read another context than the trainer: the agent loop refuses every such episode",
-            fix="actor_rollout_ref.model.path=<a model that writes an image the same whatever stands beside it>",
+            advice="actor_rollout_ref.model.path=<a model that writes an image the same whatever stands beside it>",
         )
         return
     text = case.model.processor.apply_chat_template(
@@ -91,7 +91,7 @@ def _text(case: Case) -> Iterator[Finding]:
             "model.text",
             "the tokens of two turns are not those of the template's own rendering",
             why="engine and trainer read the same, but not what the model was taught on",
-            fix="compare both: the template may leave out earlier thoughts, or need "
+            advice="compare both: the template may leave out earlier thoughts, or need "
             "actor_rollout_ref.model.custom_chat_template",
         )
     else:
@@ -147,7 +147,7 @@ def _pixels(case: Case) -> Iterator[Finding]:
             f"{', '.join(wrong)} of a frame of {height}x{width} px: the image processor alone makes other ones than "
             f"{type(processor).__name__} does",
             why="the trainer would see other pixels than the engine",
-            fix="videomtr.video.pool.size=[H,W] with sides that are multiples of the model's patch",
+            advice="videomtr.video.pool.size=[H,W] with sides that are multiples of the model's patch",
         )
         return
     if case.settings.video.pool.size is None:
@@ -157,7 +157,7 @@ def _pixels(case: Case) -> Iterator[Finding]:
                 "frames.pixels",
                 f"{', '.join(differing)} has another shape for frames of another size",
                 why="verl joins the tensors of a micro-batch's rows: it fails where videos differ in shape",
-                fix=f"videomtr.video.pool.size=[{height},{width}]",
+                overrides=[f"videomtr.video.pool.size=[{height},{width}]"],
             )
             return
     yield ok("frames.pixels", f"the image processor's own: {', '.join(names)}")
@@ -180,7 +180,8 @@ def _adapters(case: Case) -> Iterator[Finding]:
                 "model.adapters",
                 f"{section}.lora_rank={rank}: peft refuses the model: {model}",
                 why="verl's worker fails when it builds the model",
-                fix=f"{section}.target_modules=all-linear, or {section}.lora_rank=0",
+                overrides=[f"{section}.target_modules=all-linear"],
+                advice=f"or {section}.lora_rank=0",
             )
         elif outside and not is_critic:
             yield error(
@@ -188,7 +189,7 @@ def _adapters(case: Case) -> Iterator[Finding]:
                 f"{section}.lora_rank={rank} puts adapters outside of the language model: {', '.join(outside)}",
                 why="vLLM serves adapters of the language model alone: the policy that samples is not the one that is "
                 "trained",
-                fix=case.override(f"{section}.exclude_modules", f"'.*({'|'.join(outside)}).*'"),
+                overrides=[case.override(f"{section}.exclude_modules", f"'.*({'|'.join(outside)}).*'")],
             )
         else:
             yield ok("model.adapters", f"{section}: {counted(model, 'adapted layer')} of rank {rank}")

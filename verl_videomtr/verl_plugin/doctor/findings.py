@@ -7,11 +7,11 @@ from __future__ import annotations
 import dataclasses
 import enum
 import json
-import re
+import shlex
 import traceback
 from collections.abc import Sequence
 
-_OVERRIDE = re.compile(r"(?<!\S)\+?[a-z_]+(?:[./][a-z_0-9]+)+=(?:\[[^\]]*\]|'[^']*'|[^\s,;<'\[]+)(?=[\s,;]|$)")
+from verl_videomtr.verl_plugin.checks import ContradictionError
 
 
 class Level(str, enum.Enum):
@@ -38,8 +38,15 @@ class Finding:
     """What is so, with its value."""
     why: str = ""
     """What would happen, and where; empty for `ok`."""
-    fix: str = ""
-    """The override or command that corrects it; empty where nothing is wrong."""
+    overrides: tuple[str, ...] = ()
+    """Those that correct it, as Hydra reads them; empty where none does, or nothing is wrong."""
+    advice: str = ""
+    """What else corrects it, or goes with the overrides."""
+
+    @property
+    def fix(self) -> str:
+        """What corrects it, as one types it into a shell."""
+        return ", ".join(filter(None, [shlex.join(self.overrides), self.advice]))
 
     def line(self) -> str:
         """The finding as text, on one line."""
@@ -49,16 +56,16 @@ class Finding:
         return " ".join("; ".join(parts).split("\n"))
 
 
-def error(check: str, what: str, *, why: str, fix: str) -> Finding:
-    return Finding(level=Level.ERROR, check=check, what=what, why=why, fix=fix)
+def error(check: str, what: str, *, why: str, overrides: Sequence[str] = (), advice: str = "") -> Finding:
+    return Finding(level=Level.ERROR, check=check, what=what, why=why, overrides=tuple(overrides), advice=advice)
 
 
-def warning(check: str, what: str, *, why: str, fix: str) -> Finding:
-    return Finding(level=Level.WARNING, check=check, what=what, why=why, fix=fix)
+def warning(check: str, what: str, *, why: str, overrides: Sequence[str] = (), advice: str = "") -> Finding:
+    return Finding(level=Level.WARNING, check=check, what=what, why=why, overrides=tuple(overrides), advice=advice)
 
 
-def note(check: str, what: str, *, fix: str = "") -> Finding:
-    return Finding(level=Level.NOTE, check=check, what=what, fix=fix)
+def note(check: str, what: str, *, advice: str = "") -> Finding:
+    return Finding(level=Level.NOTE, check=check, what=what, advice=advice)
 
 
 def ok(check: str, what: str) -> Finding:
@@ -71,6 +78,9 @@ def refused(check: str, refusal: Exception, *, why: str, is_own: bool) -> Findin
     Args:
         is_own: it is one of this package, whose messages end with what is expected or what to do.
     """
+    why = f"{why} ({type(refusal).__name__})"
+    if isinstance(refusal, ContradictionError):
+        return error(check, refusal.what, why=why, overrides=refusal.overrides, advice=refusal.advice)
     text = " ".join(str(refusal).split())
     bottom: BaseException = refusal
     while bottom.__cause__ is not None:
@@ -84,7 +94,7 @@ def refused(check: str, refusal: Exception, *, why: str, is_own: bool) -> Findin
         what, last = text, "correct the value that the message names"
     elif last.startswith("expected "):
         last = f"correct it: {last}"
-    return error(check, what, why=f"{why} ({type(refusal).__name__})", fix=last)
+    return error(check, what, why=why, advice=last)
 
 
 def _line_of(refusal: BaseException) -> str:
@@ -101,12 +111,15 @@ def exit_code(findings: Sequence[Finding]) -> int:
 def as_json(findings: Sequence[Finding], *, seconds: float) -> str:
     """The report for programs: {"ok", "errors", "warnings", "seconds", "findings": [...]}."""
     count = {level: sum(finding.level is level for finding in findings) for level in Level}
+    shown = ("check", "what", "why", "fix", "overrides")
     report = {
         "ok": not count[Level.ERROR],
         "errors": count[Level.ERROR],
         "warnings": count[Level.WARNING],
         "seconds": round(seconds, 1),
-        "findings": [{**dataclasses.asdict(finding), "level": finding.level.value} for finding in findings],
+        "findings": [
+            {"level": finding.level.value} | {name: getattr(finding, name) for name in shown} for finding in findings
+        ],
     }
     return json.dumps(report, indent=2, ensure_ascii=False)
 
@@ -122,14 +135,13 @@ def summary(findings: Sequence[Finding], *, seconds: float) -> str:
 
 
 def remedies(findings: Sequence[Finding]) -> str:
-    """The overrides that errors and warnings offer first, in one line to copy; "" where none is an override."""
+    """The overrides of all errors and warnings, in one line to copy into a shell; "" where there are none."""
     chosen: dict[str, str] = {}
     for finding in findings:
         if finding.level in (Level.ERROR, Level.WARNING):
-            first = re.split(r", or |; or |, which |, not | \(", finding.fix)[0]
-            for override in _OVERRIDE.findall(first):
-                chosen.setdefault(override.partition("=")[0].lstrip("+"), override)
-    return f"add: {' '.join(chosen.values())}" if chosen else ""
+            for override in finding.overrides:
+                chosen.setdefault(override.partition("=")[0].lstrip("+~"), override)
+    return f"add: {shlex.join(chosen.values())}" if chosen else ""
 
 
 def counted(number: int, noun: str) -> str:

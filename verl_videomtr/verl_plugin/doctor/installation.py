@@ -78,7 +78,7 @@ def check_versions(case: Case) -> Iterator[Finding]:
                 "install.versions",
                 f"{name} is not installed; expected {requirement}",
                 why="verl's workers import it at their start",
-                fix=f"pip install '{requirement}'",
+                advice=f"pip install '{requirement}'",
             )
         elif not requirement.specifier.contains(Version(installed[1]), prereleases=True):
             # Another verl has other insides; other companions may do.
@@ -87,7 +87,7 @@ def check_versions(case: Case) -> Iterator[Finding]:
                 "install.versions",
                 f"{installed[0]} {installed[1]}; expected {requirement}",
                 why="the plugin is written and tested against these versions, and both change between minor releases",
-                fix=f"pip install '{requirement}'",
+                advice=f"pip install '{requirement}'",
             )
         else:
             good.append(f"{installed[0]} {installed[1]}")
@@ -105,7 +105,7 @@ def check_plug_points(case: Case, points: Iterable[PlugPoint] = PLUG_POINTS) -> 
             "install.plug_points",
             problem.partition("; expected ")[0],
             why="that module may fail or do nothing",
-            fix=f"pip install --force-reinstall --no-deps 'verl{supported_range()}'",
+            advice=f"pip install --force-reinstall --no-deps 'verl{supported_range()}'",
         )
     if not problems:
         yield ok("install.plug_points", f"{len(points)} places inside verl are what the plugin was built on")
@@ -121,7 +121,7 @@ def check_registration(case: Case, fresh: subprocess.Popen[str] | None) -> Itera
             "verl did not load verl_videomtr in this process",
             why=f"the trainer mode {case.get('trainer.v1.trainer_mode')} and the agent loop would be unknown names; "
             "verl reports a failing entry point at DEBUG only",
-            fix=_registration_fix(),
+            advice=_registration_fix(),
         )
     if fresh is None:
         return
@@ -138,7 +138,7 @@ def check_registration(case: Case, fresh: subprocess.Popen[str] | None) -> Itera
             "install.plugin",
             f"a fresh process does not have the plugin: {lines[-1] if lines else 'no message'}",
             why="every worker of verl is such a process",
-            fix=_registration_fix(),
+            advice=_registration_fix(),
         )
         return
     if REGISTER in sys.modules:
@@ -165,7 +165,7 @@ def check_platform(case: Case) -> Iterator[Finding]:
     else:
         what, fix = f"trainer.device={case.get('trainer.device')} with VERL_PLATFORM=cpu", "unset VERL_PLATFORM"
         why = "Ray would reserve no GPU, and the models would be built on the CPU"
-    yield error("install.platform", what, why=why, fix=f"{fix}, or choose +videomtr/device=cpu with both")
+    yield error("install.platform", what, why=why, advice=f"{fix}, or choose +videomtr/device=cpu with both")
 
 
 def _registration_fix() -> str:

@@ -120,7 +120,7 @@ def _context_limit(case: Case) -> int | None:
 
 def _prompt(case: Case, needs: Episodes) -> Iterator[Finding]:
     limit = _prompt_limit(case)
-    fix = f"{PROMPT}={round_up(needs.largest.prompt_tokens)}"
+    fix = [f"{PROMPT}={round_up(needs.largest.prompt_tokens)}"]
     frames = case.settings.episode.overview_frames
     if needs.first["usual"] > limit:
         say = error if needs.first["sure"] > limit else warning
@@ -129,7 +129,7 @@ def _prompt(case: Case, needs: Episodes) -> Iterator[Finding]:
             f"an overview of {frames} frames takes {needs.first['usual']} tokens ({needs.frame}), {PROMPT} is {limit}: "
             f"{needs.first['usual'] - limit} short",
             why="verl refuses the prompt (ct_build_initial_tokens), and the episode is lost",
-            fix=fix,
+            overrides=fix,
         )
     elif needs.first["largest"] > limit:
         yield warning(
@@ -137,7 +137,7 @@ def _prompt(case: Case, needs: Episodes) -> Iterator[Finding]:
             f"an overview of {frames} frames of the largest size takes {needs.first['largest']} tokens, {PROMPT} is "
             f"{limit}",
             why=f"videos of an unusual shape lose their episodes; the usual ones fit ({needs.frame})",
-            fix=fix,
+            overrides=fix,
         )
     elif needs.usual.prompt_tokens > limit:  # the prompt of a later row, where the context slides
         say = error if needs.terse.prompt_tokens > limit else warning
@@ -146,7 +146,7 @@ def _prompt(case: Case, needs: Episodes) -> Iterator[Finding]:
             f"a context of {case.settings.episode.window + 1} turns takes up to {needs.usual.prompt_tokens} tokens "
             f"({needs.frame}), {PROMPT} is {limit}",
             why="the agent loop ends the episode there as truncated, without an answer",
-            fix=fix,
+            overrides=fix,
         )
 
 
@@ -155,27 +155,27 @@ def _context(case: Case, needs: Episodes) -> Iterator[Finding]:
     if limit is None or needs.usual.row_tokens <= limit:
         return
     takes = f"takes {needs.usual.row_tokens} tokens ({needs.frame}), {CONTEXT} is {limit}"
-    fix = case.override(CONTEXT, round_up(needs.largest.row_tokens))
+    fix = [case.override(CONTEXT, round_up(needs.largest.row_tokens))]
     if needs.first["sure"] >= limit:
         yield error(
             "lengths.model",
             f"an overview takes {needs.first['usual']} tokens ({needs.frame}), {CONTEXT} is {limit}",
             why="no response fits behind it: every episode is lost",
-            fix=fix,
+            overrides=fix,
         )
     elif needs.terse.row_tokens > limit:
         yield error(
             "lengths.model",
             f"an episode of all turns {takes}",
             why="even with the shortest responses its last turn does not fit: it ends as truncated, unanswered",
-            fix=fix,
+            overrides=fix,
         )
     else:
         yield warning(
             "lengths.model",
             f"an episode of long responses {takes}: {needs.usual.row_tokens - limit} short",
             why="such an episode ends as truncated, unanswered, with R_acc = 0",
-            fix=fix,
+            overrides=fix,
         )
 
 
@@ -184,20 +184,20 @@ def _response(case: Case, needs: Episodes) -> Iterator[Finding]:
     if needs.usual.response_tokens <= limit:
         return
     takes = f"takes {needs.usual.response_tokens} tokens behind its prompt ({needs.frame}), {RESPONSE} is {limit}"
-    fix = f"{RESPONSE}={round_up(needs.largest.response_tokens)}"
+    fix = [f"{RESPONSE}={round_up(needs.largest.response_tokens)}"]
     if needs.terse.response_tokens > limit:
         yield error(
             "lengths.response",
             f"an episode of all turns {takes}",
             why="even with the shortest responses its last turn does not fit: it ends as truncated, unanswered",
-            fix=fix,
+            overrides=fix,
         )
     else:
         yield warning(
             "lengths.response",
             f"an episode of long responses {takes}: {needs.usual.response_tokens - limit} short",
             why="such an episode ends as truncated, unanswered, with R_acc = 0",
-            fix=fix,
+            overrides=fix,
         )
 
 
@@ -208,7 +208,7 @@ def _engine(case: Case) -> Iterator[Finding]:
             "lengths.batched",
             f"{BATCHED}={batched}, fewer than max_num_seqs={sequences}",
             why="vLLM's scheduler refuses it at its start",
-            fix=f"{BATCHED}={max(8192, sequences)}",
+            overrides=[f"{BATCHED}={max(8192, sequences)}"],
         )
     frame = case.measured.largest_frame if case.measured else largest_frame_tokens(case.settings.video.pool)
     whole = case.get("actor_rollout_ref.rollout.engine_kwargs.vllm.disable_chunked_mm_input")
@@ -217,7 +217,7 @@ def _engine(case: Case) -> Iterator[Finding]:
             "lengths.batched",
             f"{BATCHED}={batched}, fewer than the {frame} tokens of one frame, which may not be cut",
             why="vLLM refuses it when it plans its encoder cache",
-            fix=f"{BATCHED}={round_up(frame)}",
+            overrides=[f"{BATCHED}={round_up(frame)}"],
         )
 
 
@@ -252,7 +252,7 @@ def _micro_batches(case: Case, needs: Episodes) -> Iterator[Finding]:
             f"largest frames), {key} is {case.get(key, 32768)}" + (f" on {spread} GPUs" if spread > 1 else ""),
             why=f"{where} stop the run at the first longer row ('max_token_len must be greater than the sequence "
             "length')",
-            fix=case.override(key, round_up(-(-largest // spread))),
+            overrides=[case.override(key, round_up(-(-largest // spread)))],
         )
 
 

@@ -68,14 +68,15 @@ def _attention(case: Case) -> Iterator[Finding]:
             "machine.attention",
             f"flash-attn is not installed; it is asked for by {', '.join(wants)} (verl's defaults)",
             why="transformers refuses to build the model, or its first packed batch fails",
-            fix=f"{' '.join(fixes)} (as +videomtr/device={device} does), or install flash-attn",
+            overrides=fixes,
+            advice=f"as +videomtr/device={device} does, or install flash-attn",
         )
     elif case.is_cpu:
         yield error(
             "machine.attention",
             f"{', '.join(wants)} with trainer.device=cpu",
             why="flash-attn has no CPU form",
-            fix="+videomtr/device=cpu",
+            overrides=["+videomtr/device=cpu"],
         )
     else:
         yield ok("machine.attention", "flash-attn is installed")
@@ -111,7 +112,7 @@ def _cluster(case: Case) -> Iterator[Finding]:
             "machine.cluster",
             f"the run joins the Ray cluster at {address} with {', '.join(f'{key}={case.get(key)}' for key in given)}",
             why="ray.init refuses them where it joins a cluster, as the run's first act",
-            fix=" ".join(f"{key}=null" for key in given),
+            overrides=[f"{key}=null" for key in given],
         )
 
 
@@ -152,7 +153,8 @@ def _cpus(case: Case) -> Iterator[Finding]:
             f"Ray will count {have} CPUs" + (" (ray_kwargs.ray_init.num_cpus)" if given is not None else " here")
             + f", verl and TransferQueue reserve {need - 1}",
             why="the run waits for ever for the rest, without a word",
-            fix=f"ray_kwargs.ray_init.num_cpus={need + 6} (they are reserved, not used)",
+            overrides=[f"ray_kwargs.ray_init.num_cpus={need + 6}"],
+            advice="which are reserved, not used",
         )  # fmt: skip
 
 
@@ -171,7 +173,8 @@ def _gpus(case: Case) -> Iterator[Finding]:
             "machine.gpus",
             f"trainer.n_gpus_per_node={asked}, {here} GPUs are here",
             why="verl finds too few in the Ray cluster that it starts here ('Total available GPUs ...')",
-            fix=f"trainer.n_gpus_per_node={here}" if here else "run it where the GPUs are, or +videomtr/device=cpu",
+            overrides=[f"trainer.n_gpus_per_node={here}"] if here else [],
+            advice="" if here else "run it where the GPUs are, or +videomtr/device=cpu",
         )
         return
     yield ok("machine.gpus", f"{here} x {torch.cuda.get_device_name(0)}")
@@ -190,9 +193,12 @@ def _memory(case: Case, gib: float) -> Iterator[Finding]:
             "machine.memory",
             f"weights, gradients and optimizer states take about {states:.0f} GiB of each GPU's {gib:.0f}",
             why="the first update runs out of memory (without activations; `videomtr plan` counts them)",
-            fix="actor_rollout_ref.actor.fsdp_config.param_offload=true "
-            "actor_rollout_ref.actor.fsdp_config.optimizer_offload=true critic.fsdp.param_offload=true "
-            "critic.fsdp.optimizer_offload=true, or more GPUs",
+            overrides=[
+                f"{section}.{what}_offload=true"
+                for section in ("actor_rollout_ref.actor.fsdp_config", "critic.fsdp")
+                for what in ("param", "optimizer")
+            ],
+            advice="or more GPUs",
         )
 
 
@@ -208,7 +214,7 @@ def _bucket(case: Case) -> Iterator[Finding]:
             "machine.bucket",
             f"the model's embedding takes {largest:.0f} MiB, the weights' bucket is of {bucket}",
             why="verl asserts that every weight fits when it first hands them to vLLM",
-            fix=f"{BUCKET}={int(largest) + 1}",
+            overrides=[f"{BUCKET}={int(largest) + 1}"],
         )
 
 
@@ -224,14 +230,15 @@ def _shared_memory(case: Case) -> Iterator[Finding]:
             "machine.shm",
             f"{free:.0f} MiB free in {SHARED_MEMORY}, the weights' bucket takes {bucket}",
             why="verl's workers die with a bus error when they hand the weights to vLLM",
-            fix=f"{BUCKET}=16, or a container with --shm-size=4g",
+            overrides=[f"{BUCKET}=16"],
+            advice="or a container with --shm-size=4g",
         )
     elif free < STORE_MIB:
         yield warning(
             "machine.shm",
             f"{free:.0f} MiB free in {SHARED_MEMORY}",
             why="Ray's object store moves to the disk, and everything between workers becomes slow",
-            fix="start the container with --shm-size=4g or more",
+            advice="start the container with --shm-size=4g or more",
         )
     else:
         yield ok("machine.shm", f"{free / 1024:.1f} GiB free in {SHARED_MEMORY}")
@@ -248,7 +255,7 @@ def _temporary_files(case: Case) -> Iterator[Finding]:
             "machine.tmp",
             f"Ray's sockets would have names like {path}, of {len(path.encode())} bytes",
             why=f"Ray refuses more than {SOCKET_BYTES} at its start",
-            fix="export RAY_TMPDIR=/tmp, or another short folder",
+            advice="export RAY_TMPDIR=/tmp, or another short folder",
         )
         return
     place = existing(Path(folder or os.environ.get("RAY_TMPDIR", "/tmp")))
@@ -258,5 +265,5 @@ def _temporary_files(case: Case) -> Iterator[Finding]:
             "machine.tmp",
             f"the disk of {place} is {usage.used / usage.total:.0%} full, {usage.free / 2**30:.0f} GiB are free",
             why="Ray spills no objects to a disk that is over 95% full, and stops where it would have to",
-            fix="export RAY_TMPDIR=<a folder on another disk>",
+            advice="export RAY_TMPDIR=<a folder on another disk>",
         )

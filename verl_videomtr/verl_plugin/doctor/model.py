@@ -42,7 +42,7 @@ def check_model(case: Case) -> Iterator[Finding]:
             "model.processor",
             f"actor_rollout_ref.model.path={path} has no multimodal processor that verl accepts ({complaint})",
             why="verl goes on without one, and every episode is refused by the agent loop",
-            fix="actor_rollout_ref.model.path=<a vision-language checkpoint with its processor files>",
+            advice="actor_rollout_ref.model.path=<a vision-language checkpoint with its processor files>",
         )
         return
     case.model = model
@@ -63,7 +63,7 @@ def check_model(case: Case) -> Iterator[Finding]:
             "model.template",
             f"the messages of an episode do not render with {path}: {type(failure).__name__}: {failure}",
             why="the agent loop makes the same calls in every episode, and loses all of them",
-            fix="a checkpoint whose template only appends and marks images, or that template in "
+            advice="a checkpoint whose template only appends and marks images, or that template in "
             "actor_rollout_ref.model.custom_chat_template"
             + ("; or no data.mm_processor_kwargs" if case.get("data.mm_processor_kwargs") else ""),
         )
@@ -81,7 +81,7 @@ def _load(case: Case, key: str) -> tuple[Any, str] | Finding:
             "model.files",
             f"{key}.path is not set: {path} is verl's default, a model for text alone",
             why="every worker that holds the model or its tokenizer loads it at its start",
-            fix=f"{key}.path=<a vision-language checkpoint>",
+            advice=f"{key}.path=<a vision-language checkpoint>",
         )
     local = find_files(path)
     if local is None:
@@ -97,14 +97,14 @@ def _load(case: Case, key: str) -> tuple[Any, str] | Finding:
                 "model.files",
                 f"{key}.path={path} does not load: {type(failure).__name__}: {failure}",
                 why="every worker that holds the model or its tokenizer loads the same files at its start",
-                fix=f"{key}.path=<a checkpoint folder as transformers saves it>",
+                advice=f"{key}.path=<a checkpoint folder as transformers saves it>",
             )
     if (wrong := weights.complaint_of(Path(local))) and (Path(path).expanduser().is_dir() or _is_offline()):
         return error(
             "model.weights",
             f"{key}.path={path}: {wrong}",
             why="verl and vLLM load them behind the start of all workers, and stop",
-            fix=f"{key}.path=<a whole checkpoint>; fetch the missing files again (hf download resumes)",
+            advice=f"{key}.path=<a whole checkpoint>; fetch the missing files again (hf download resumes)",
         )
     complaints = [str(entry.message) for entry in caught if "processor" in str(entry.message).lower()]
     return model, complaints[-1] if complaints else "a tokenizer alone"
@@ -132,13 +132,13 @@ def _missing(case: Case, key: str, path: str) -> Finding:
         return note(
             "model.files",
             f"{key}.path={path} is not on this machine, so its processor, template and lengths were not checked",
-            fix=f"hf download {path}" if is_hub_name else "",
+            advice=f"hf download {path}" if is_hub_name else "",
         )
     return error(
         "model.files",
         f"{key}.path={path} is no folder here" + (", and HF_HUB_OFFLINE is set" if is_hub_name else ""),
         why="verl loads tokenizer and weights from it at the start",
-        fix=f"{key}.path=<a checkpoint folder>" + (f", or `hf download {path}`" if is_hub_name else ""),
+        advice=f"{key}.path=<a checkpoint folder>" + (f", or `hf download {path}`" if is_hub_name else ""),
     )
 
 
@@ -161,7 +161,7 @@ def _heads(case: Case) -> Iterator[Finding]:
             "model.heads",
             f"rollout.tensor_model_parallel_size={size} does not divide the model's {heads} attention heads",
             why="vLLM refuses to start",
-            fix=f"actor_rollout_ref.rollout.tensor_model_parallel_size={_dividing(heads, size)}",
+            overrides=[f"actor_rollout_ref.rollout.tensor_model_parallel_size={_dividing(heads, size)}"],
         )
     for role, size in case.sequence_parallel.items():
         if heads % size or (kv_heads % size and size % kv_heads):
@@ -171,7 +171,7 @@ def _heads(case: Case) -> Iterator[Finding]:
                 f"{key}.ulysses_sequence_parallel_size={size} does not divide the model's {heads} attention heads "
                 f"and {kv_heads} of keys",
                 why=f"verl asserts it when it builds the {role} (apply_monkey_patch)",
-                fix=f"{key}.ulysses_sequence_parallel_size={_dividing(heads, size)}",
+                overrides=[f"{key}.ulysses_sequence_parallel_size={_dividing(heads, size)}"],
             )
         if size > 1 and not case.get("critic.model.use_remove_padding" if role == "critic" else _PADDING):
             section = "critic.model" if role == "critic" else "actor_rollout_ref.model"
@@ -179,7 +179,8 @@ def _heads(case: Case) -> Iterator[Finding]:
                 "model.heads",
                 f"sequence parallelism over {size} GPUs with {section}.use_remove_padding=false",
                 why=f"verl's FSDP engine refuses it when it builds the {role}",
-                fix=f"{section}.use_remove_padding=true (needs flash-attn), or no sequence parallelism",
+                overrides=[f"{section}.use_remove_padding=true"],
+                advice="which needs flash-attn, or no sequence parallelism",
             )
 
 
@@ -198,7 +199,7 @@ def _positions(case: Case) -> Iterator[Finding]:
             "lengths.model",
             f"rollout.max_model_len={asked}, more than the model's {most} positions",
             why="verl's vLLM server refuses it at its start",
-            fix=f"actor_rollout_ref.rollout.max_model_len={most}",
+            overrides=[f"actor_rollout_ref.rollout.max_model_len={most}"],
         )
 
 
@@ -208,10 +209,11 @@ def _critic(case: Case) -> Iterator[Finding]:
     from verl_videomtr.verl_plugin import value_heads
 
     path = str(case.get("critic.model.path"))
+    same = f"critic.model.path={case.get('actor_rollout_ref.model.path')}"
     found = _load(case, "critic.model")
     if isinstance(found, Finding):
-        same = f"critic.model.path={case.get('actor_rollout_ref.model.path')}"
-        yield dataclasses.replace(found, check="model.critic", fix=same if found.level is Level.ERROR else found.fix)
+        fixed: dict[str, Any] = {"overrides": (same,), "advice": ""} if found.level is Level.ERROR else {}
+        yield dataclasses.replace(found, check="model.critic", **fixed)
         return
     config = found[0].hf_config
     own = value_heads.supports(config)
@@ -221,7 +223,8 @@ def _critic(case: Case) -> Iterator[Finding]:
             f"no value head for critic.model.path={path} of type {config.model_type}; expected an image-text-to-text "
             "model of transformers",
             why="verl's critic worker fails at its start, asking for trl, whose value model drops images",
-            fix="algorithm.adv_estimator=grpo critic.enable=false videomtr.bootstrap.enabled=false, or another model",
+            overrides=["algorithm.adv_estimator=grpo", "critic.enable=false", "videomtr.bootstrap.enabled=false"],
+            advice="or another model",
         )
         return
     policy = case.model.hf_config
@@ -232,7 +235,7 @@ def _critic(case: Case) -> Iterator[Finding]:
                 "model.critic",
                 f"critic.model.path={path} has {name}={theirs}, the policy {ours}",
                 why="the critic reads the policy's tokens and patches: its first forward pass fails",
-                fix=f"critic.model.path={case.get('actor_rollout_ref.model.path')}",
+                overrides=[same],
             )
             return
     yield ok("model.critic", f"value head for {config.model_type} of {path}")
@@ -272,7 +275,7 @@ def _tags(case: Case) -> Iterator[Finding]:
             "model.tags",
             f"{', '.join(lost)} of {text!r} is lost where the tokenizer encodes and decodes it ({read!r})",
             why="no response ever parses: every turn is invalid",
-            fix="actor_rollout_ref.model.path=<a checkpoint whose tokenizer keeps the tags>, or "
+            advice="actor_rollout_ref.model.path=<a checkpoint whose tokenizer keeps the tags>, or "
             "videomtr.prompts=tool_calls with +videomtr/loop=tool_agent",
         )
 
@@ -290,7 +293,7 @@ def _grid(case: Case, measured: int, size: tuple[int, int]) -> Iterator[Finding]
             "frames.grid",
             f"frames are made for tokens of {pool.factor_px} px a side, the model's are of {factor}",
             why=why,
-            fix=f"videomtr.video.pool.patch_px={patch} videomtr.video.pool.merge={merge}",
+            overrides=[f"videomtr.video.pool.patch_px={patch}", f"videomtr.video.pool.merge={merge}"],
         )
     elif height % factor or width % factor:
         sides = ",".join(str(max(1, round(side / factor)) * factor) for side in size)
@@ -298,7 +301,7 @@ def _grid(case: Case, measured: int, size: tuple[int, int]) -> Iterator[Finding]
             "frames.grid",
             f"frames of {height}x{width} px, the model's tokens are of {factor} px a side",
             why=why,
-            fix=f"videomtr.video.pool.size=[{sides}]",
+            overrides=[f"videomtr.video.pool.size=[{sides}]"],
         )
     elif pool.size is None and measured != height * width // pool.factor_px**2:
         limits = getattr(case.model.processor.image_processor, "size", None)
@@ -306,7 +309,7 @@ def _grid(case: Case, measured: int, size: tuple[int, int]) -> Iterator[Finding]
             "frames.grid",
             f"a frame of {height}x{width} px becomes {measured} tokens, not {height * width // pool.factor_px**2}",
             why=f"the model's image processor has bounds of its own ({limits}) and resamples every frame once more",
-            fix="bring videomtr.video.pool.min_tokens and max_tokens inside the processor's bounds",
+            advice="bring videomtr.video.pool.min_tokens and max_tokens inside the processor's bounds",
         )
     else:
         yield ok("frames.grid", f"{counted(measured, 'visual token')} for a frame of {height}x{width} px")
@@ -325,6 +328,6 @@ def _same_pixels(case: Case, renderer: Renderer, size: tuple[int, int]) -> Itera
             "frames.same",
             f"data.mm_processor_kwargs={given} makes {trained} tokens of a frame that vLLM makes {served} of",
             why="the policy would be trained on other frames than it saw: log-probabilities of two models are compared",
-            fix="data.mm_processor_kwargs={} and videomtr.video.pool.max_tokens, which both sides see; or the same in "
-            f"+{key}",
+            advice="data.mm_processor_kwargs={} and videomtr.video.pool.max_tokens, which both sides see; or the same "
+            f"in +{key}",
         )

@@ -78,8 +78,8 @@ def _folders(case: Case) -> Iterator[Finding]:
         if folder is None or (key == CHECKPOINTS and int(case.get("trainer.save_freq", -1)) <= 0):
             continue
         if wrong := complaint(str(folder)):
-            fix = f"{key}=<a folder that can be written>"
-            yield error("places.folder", f"{key}={folder} cannot be made or written ({wrong})", why=why, fix=fix)
+            advice = f"{key}=<a folder that can be written>"
+            yield error("places.folder", f"{key}={folder} cannot be made or written ({wrong})", why=why, advice=advice)
 
 
 def _relative(case: Case) -> Iterator[Finding]:
@@ -96,7 +96,7 @@ def _relative(case: Case) -> Iterator[Finding]:
             "places.relative",
             f"{key}={value} is relative, and the run has {case.get('trainer.nnodes')} nodes",
             why="Ray's workers on another node begin it in another folder, and do not find it there",
-            fix=f"{key}={Path(value).absolute()}",
+            overrides=[f"{key}={Path(value).absolute()}"],
         )
 
 
@@ -118,16 +118,13 @@ def _room(case: Case) -> Iterator[Finding]:
     if each * count <= free:
         return
     fits = int(free // each)
-    if fits < 2:
-        fix = f"{CHECKPOINTS}=<a folder on a larger disk>"
-    else:
-        fix = f"trainer.max_actor_ckpt_to_keep={fits - 1}"
-        fix += f" trainer.max_critic_ckpt_to_keep={fits - 1}" if case.has_critic else ""
+    roles = ["actor", "critic"] if case.has_critic else ["actor"]
     yield (error if fits < 1 else warning)(
         "places.room",
         f"{count} checkpoints of {each:.0f} GiB take {each * count:.0f} GiB, {free:.0f} are free at {place}",
         why="the disk is full while a checkpoint is written, and the run stops",
-        fix=fix,
+        overrides=[f"trainer.max_{role}_ckpt_to_keep={fits - 1}" for role in roles] if fits > 1 else [],
+        advice="" if fits > 1 else f"{CHECKPOINTS}=<a folder on a larger disk>",
     )
 
 
@@ -144,7 +141,7 @@ def _loggers(case: Case) -> Iterator[Finding]:
                 "places.logger",
                 f"trainer.logger has {name!r}; expected some of {', '.join(LOGGERS)}",
                 why="verl refuses it behind the start of all workers",
-                fix=fix,
+                overrides=[fix],
             )
         elif case.elsewhere or not package:
             continue
@@ -153,14 +150,14 @@ def _loggers(case: Case) -> Iterator[Finding]:
                 "places.logger",
                 f"trainer.logger has {name}, and the package {package} is not installed",
                 why="the trainer imports it behind the start of all workers, and stops",
-                fix=f"pip install {package.replace('_', '-')}, or {fix}",
+                advice=f"pip install {package.replace('_', '-')}, or {fix}",
             )
         elif package == "wandb" and not _knows_wandb():
             yield warning(
                 "places.logger",
                 "trainer.logger has wandb, and this machine has no key for it",
                 why="in a worker without a terminal wandb stops the run where it would ask for one",
-                fix=f"wandb login, or export WANDB_MODE=offline, or {fix}",
+                advice=f"wandb login, or export WANDB_MODE=offline, or {fix}",
             )
 
 
@@ -180,7 +177,7 @@ def _resume(case: Case) -> Iterator[Finding]:
             "places.resume",
             f"trainer.resume_mode={mode}; expected one of {', '.join(RESUME_MODES)}",
             why="verl logs it and then fails, behind the start of all workers",
-            fix="trainer.resume_mode=auto",
+            overrides=["trainer.resume_mode=auto"],
         )
         return
     given = case.get("trainer.resume_from_path")
@@ -189,7 +186,9 @@ def _resume(case: Case) -> Iterator[Finding]:
             "places.resume",
             f"trainer.resume_from_path={given} with trainer.resume_mode={mode}, which reads no path",
             why="the run begins from elsewhere, or from nothing",
-            fix="trainer.resume_mode=resume_path" if Path(str(given)).is_dir() else "trainer.resume_from_path=null",
+            overrides=[
+                "trainer.resume_mode=resume_path" if Path(str(given)).is_dir() else "trainer.resume_from_path=null"
+            ],
         )
         return
     folder = _resumed_folder(case, mode, given)
@@ -207,7 +206,7 @@ def _resumed_folder(case: Case, mode: str, given: object) -> Path | Finding | No
                 "places.resume",
                 f"trainer.resume_from_path={given}; expected a folder whose name ends in global_step_N",
                 why="verl takes the step from the name, behind the start of all workers",
-                fix="trainer.resume_from_path=<.../global_step_N>, or trainer.resume_mode=auto",
+                advice="trainer.resume_from_path=<.../global_step_N>, or trainer.resume_mode=auto",
             )
         return Path(given)
     root = Path(str(case.get(CHECKPOINTS)))
@@ -221,14 +220,15 @@ def _resumed_folder(case: Case, mode: str, given: object) -> Path | Finding | No
 
 def _judge_checkpoint(case: Case, folder: Path, mode: str) -> Iterator[Finding]:
     anew = "trainer.resume_mode=disable"
-    fresh = anew if mode == "auto" else "trainer.resume_mode=auto trainer.resume_from_path=null"
+    fresh = [anew] if mode == "auto" else ["trainer.resume_mode=auto", "trainer.resume_from_path=null"]
     roles = ["actor", *(["critic"] if case.has_critic else [])]
     if missing := [str(folder / role) for role in roles if not (folder / role).is_dir()]:
         yield error(
             "places.resume",
             f"{missing[0]} is not there",
             why="verl loads it behind the start of all workers, and stops",
-            fix=f"{fresh}, or another checkpoint",
+            overrides=fresh,
+            advice="or another checkpoint",
         )
         return
     sizes = {int(file.name.split("_")[3]) for file in (folder / "actor").glob("model_world_size_*_rank_0.pt")}
@@ -237,7 +237,7 @@ def _judge_checkpoint(case: Case, folder: Path, mode: str) -> Iterator[Finding]:
             "places.resume",
             f"{folder} was saved by {min(sizes)} GPUs, this run has {case.num_gpus}",
             why="verl's FSDP checkpoints are read by as many ranks as wrote them",
-            fix=f"as many GPUs, or {fresh}, with actor_rollout_ref.model.path from `videomtr export`",
+            advice=f"as many GPUs, or {' '.join(fresh)}, with actor_rollout_ref.model.path from `videomtr export`",
         )
     step = int(folder.name.rpartition("_")[2])
     if case.num_steps is not None and step >= case.num_steps:
@@ -245,7 +245,8 @@ def _judge_checkpoint(case: Case, folder: Path, mode: str) -> Iterator[Finding]:
             "places.resume",
             f"{folder} is of step {step}, the run has {case.num_steps} steps",
             why="nothing is left to train: the run ends at once",
-            fix=f"trainer.total_training_steps={step + case.num_steps}, or {anew}",
+            overrides=[f"trainer.total_training_steps={step + case.num_steps}"],
+            advice=f"or {anew}",
         )
     elif mode == "auto":
-        yield note("places.resume", f"the run goes on from {folder}", fix=f"{anew} starts again from step 0")
+        yield note("places.resume", f"the run goes on from {folder}", advice=f"{anew} starts again from step 0")

@@ -57,7 +57,7 @@ def check_reward(case: Case) -> Iterator[Finding]:
                 "config.reward",
                 f"{name} did not return within {SECONDS:.0f} s",
                 why="each episode waits for it",
-                fix="give its own calls a timeout",
+                advice="give its own calls a timeout",
             )
             return
         if isinstance(result, Exception):
@@ -65,21 +65,20 @@ def check_reward(case: Case) -> Iterator[Finding]:
                 "config.reward",
                 f"{name} fails on an episode: {type(result).__name__}: {result}",
                 why="every episode is lost",
-                fix=_remedy(case, result),
+                **_remedy(case, result),
             )
             return
         scores.append(result)
     yield from _judge(name, *scores)
 
 
-def _remedy(case: Case, failure: Exception) -> str:
+def _remedy(case: Case, failure: Exception) -> dict[str, Any]:
     kwargs = case.get(f"{FUNCTION}.reward_kwargs") or {}
     if isinstance(failure, TypeError) and any(f"'{name}'" in str(failure) for name in kwargs):
-        return f"~{FUNCTION}.reward_kwargs, which are another function's, or let this one take them"
-    return (
-        f"{FUNCTION}.name=<a function (data_source, solution_str, ground_truth, extra_info) that returns a number, "
-        "or a dict with 'score'>"
-    )
+        advice = "which are another function's, or let this one take them"
+        return {"overrides": [f"~{FUNCTION}.reward_kwargs"], "advice": advice}
+    takes = "(data_source, solution_str, ground_truth, extra_info)"
+    return {"advice": f"{FUNCTION}.name=<a function {takes} that returns a number, or a dict with 'score'>"}
 
 
 def _load(case: Case) -> Callable[..., Any]:
@@ -132,14 +131,14 @@ def _judge(name: str, right: EpisodeScore, nothing: EpisodeScore) -> Iterator[Fi
             "config.reward",
             f"{name} returns {next(reward for reward in rewards if not math.isfinite(reward))}",
             why="one such number makes every advantage of the step none",
-            fix="return finite rewards",
+            advice="return finite rewards",
         )
     elif sum(right.turn_rewards) <= sum(nothing.turn_rewards):
         yield warning(
             "config.reward",
             f"{name} gives {sum(right.turn_rewards):g} to the right answer and {sum(nothing.turn_rewards):g} to none",
             why="what does not tell them apart teaches nothing",
-            fix=f"look into {name}; extra_info['episode'] holds what the episode did",
+            advice=f"look into {name}; extra_info['episode'] holds what the episode did",
         )
     else:
         yield ok("config.reward", f"{name}: {sum(right.turn_rewards):g} for the right answer, else "

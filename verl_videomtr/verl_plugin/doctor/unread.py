@@ -43,7 +43,7 @@ class Unread:
     why: str
     """What is so instead."""
     instead: str
-    """What to set in its place; empty where nothing does it."""
+    """What to set in its place, an override where it has a `=`; empty where nothing does it."""
     when: Callable[[Case], bool] = lambda case: True
     follows: bool = False
     """It follows another key in verl's configuration: set at all, it is set in vain."""
@@ -122,7 +122,7 @@ UNREAD = (
     Unread(
         key=f"{ACTOR}.freeze_vision_tower",
         why="verl's FSDP engine trains the vision tower all the same",
-        instead="actor_rollout_ref.model.exclude_modules='.*visual.*' with a lora_rank",
+        instead="actor_rollout_ref.model.exclude_modules, with a lora_rank",
     ),
     Unread(key=f"{ACTOR}.grad_clip", why="the engine clips by its optimizer's key", instead=f"{ACTOR}.optim.clip_grad"),
     Unread(key="critic.grad_clip", why="the engine clips by its optimizer's key", instead="critic.optim.clip_grad"),
@@ -199,26 +199,27 @@ def _without_effect(case: Case, changed: dict[str, Any]) -> Iterator[Finding]:
             keys = [key for key in keys if key in _own_changes(case)]
         if keys and entry.when(case):
             given = ", ".join(f"{key}={case.get(key)}" for key in keys)
+            overrides, advice = _remedy(case, keys, entry)
             yield warning(
                 "config.unread",
                 f"{given} has no effect: {entry.why}",
                 why="the run goes on as if it were not there",
-                fix=_remedy(case, keys, entry),
+                overrides=overrides,
+                advice=advice,
             )
 
 
-def _remedy(case: Case, keys: list[str], entry: Unread) -> str:
+def _remedy(case: Case, keys: list[str], entry: Unread) -> tuple[list[str], str]:
     """What to type, or to leave out where the value is not another one than verl's, or the key not one of verl's."""
     back = [
         f"{key}={_written(default_of(key))}" for key in keys if _has_default(key) and case.get(key) != default_of(key)
     ]
     out = [key for key in keys if not _has_default(key) or case.get(key) == default_of(key)]
     if out and "=" in entry.instead:
-        return entry.instead
-    parts = [" ".join(back)] if back else []
-    parts += [f"leave {', '.join(out)} out"] if out else []
+        return [entry.instead], ""
+    parts = [f"leave {', '.join(out)} out"] if out else []
     parts += [f"say it with {entry.instead}"] if entry.instead else []
-    return ", and ".join(parts)
+    return back, "and " * bool(back and parts) + ", and ".join(parts)
 
 
 def _has_default(key: str) -> bool:
@@ -240,7 +241,8 @@ def _unknown(changed: dict[str, Any]) -> Iterator[Finding]:
             "config.unread",
             f"+{key}={value}: the name {names[-1]} occurs nowhere in verl",
             why="nothing reads it",
-            fix=f"~{key}" + (f", or {close[0]}={value} if that was meant" if close else ""),
+            overrides=[f"~{key}"],
+            advice=f"or {close[0]}={value} if that was meant" if close else "",
         )
 
 

@@ -102,7 +102,7 @@ def check_bounds(case: Case) -> Iterator[Finding]:
         except (TypeError, ValueError):
             is_good = False
         if not is_good:
-            yield error("config.values", f"{key}={value}; expected {bound.rule}", why=why, fix=f"{key}={usual}")
+            yield error("config.values", f"{key}={value}; expected {bound.rule}", why=why, overrides=[f"{key}={usual}"])
 
 
 def _steps(case: Case) -> Iterator[Finding]:
@@ -114,7 +114,8 @@ def _steps(case: Case) -> Iterator[Finding]:
             "config.steps",
             f"trainer.critic_warmup={warmup} with {steps} steps in all",
             why="the critic alone is trained: the policy stays as it was",
-            fix="trainer.critic_warmup=0, or more steps",
+            overrides=["trainer.critic_warmup=0"],
+            advice="or more steps",
         )
     for role, section in (("actor", f"{ACTOR}.optim"), ("critic", "critic.optim")):
         if (role == "critic" and not case.has_critic) or steps is None:
@@ -127,21 +128,21 @@ def _steps(case: Case) -> Iterator[Finding]:
                 "config.steps",
                 f"{section} warms up for {rising} steps of {steps}",
                 why="the learning rate never reaches its value",
-                fix=f"{section}.lr_warmup_steps={max(1, steps // 10)}",
+                overrides=[f"{section}.lr_warmup_steps={max(1, steps // 10)}"],
             )
     if case.get("trainer.val_only") and not case.get("trainer.val_before_train", True):
         yield error(
             "config.steps",
             "trainer.val_only=true with trainer.val_before_train=false",
             why="verl looks at val_only behind that validation alone: the run trains",
-            fix="trainer.val_before_train=true",
+            overrides=["trainer.val_before_train=true"],
         )
     if case.get("skip.rollout_tq.enable"):
         yield warning(
             "config.steps",
             f"skip.rollout_tq.enable=true: steps are played from {case.get('skip.rollout_tq.dump_dir')}",
             why="episodes of another policy are trained on",
-            fix="skip.rollout_tq.enable=false",
+            overrides=["skip.rollout_tq.enable=false"],
         )
 
 
@@ -154,21 +155,21 @@ def _checkpoints(case: Case) -> Iterator[Finding]:
                 "config.checkpoint",
                 f"{section}.checkpoint.save_contents={contents} has {', '.join(map(str, wrong))}",
                 why=f"verl saves what it knows ({', '.join(sorted(known))}) and leaves out the rest without a word",
-                fix=f"{section}.checkpoint.save_contents=[model,optimizer,extra]",
+                overrides=[f"{section}.checkpoint.save_contents=[model,optimizer,extra]"],
             )
         elif missing := [name for name in ("model", "optimizer", "extra") if name not in contents]:
             yield warning(
                 "config.checkpoint",
                 f"{section}.checkpoint.save_contents={contents} is without {', '.join(missing)}",
                 why="the run cannot be continued from such a checkpoint as it was",
-                fix=f"{section}.checkpoint.save_contents=[model,optimizer,extra]",
+                overrides=[f"{section}.checkpoint.save_contents=[model,optimizer,extra]"],
             )
         if case.get(f"{section}.checkpoint.async_save") and case.is_fsdp:
             yield error(
                 "config.checkpoint",
                 f"{section}.checkpoint.async_save=true with FSDP, which saves at once",
                 why="verl then never writes which checkpoint is the latest: a restart begins from nothing",
-                fix=f"{section}.checkpoint.async_save=false",
+                overrides=[f"{section}.checkpoint.async_save=false"],
             )
     kept = [case.get(f"trainer.max_{role}_ckpt_to_keep") for role in ("actor", "critic")]
     if case.has_critic and kept[0] != kept[1]:
@@ -176,14 +177,14 @@ def _checkpoints(case: Case) -> Iterator[Finding]:
             "config.checkpoint",
             f"trainer.max_actor_ckpt_to_keep={kept[0]} and max_critic_ckpt_to_keep={kept[1]}",
             why="the older checkpoints hold one of the two models",
-            fix=f"trainer.max_critic_ckpt_to_keep={'null' if kept[0] is None else kept[0]}",
+            overrides=[f"trainer.max_critic_ckpt_to_keep={'null' if kept[0] is None else kept[0]}"],
         )
     if case.get("trainer.del_local_ckpt_after_load"):
         yield warning(
             "config.checkpoint",
             "trainer.del_local_ckpt_after_load=true",
             why="a resumed run removes the checkpoint that it came from: killed before its next one, all is lost",
-            fix="trainer.del_local_ckpt_after_load=false",
+            overrides=["trainer.del_local_ckpt_after_load=false"],
         )
 
 
@@ -197,14 +198,14 @@ def _sampling(case: Case) -> Iterator[Finding]:
             "config.correction",
             f"{CORRECTION}.bypass_mode=true with {ROLLOUT}.calculate_log_probs=false",
             why="the first step asks for log-probabilities that no server sent",
-            fix=f"{ROLLOUT}.calculate_log_probs=true",
+            overrides=[f"{ROLLOUT}.calculate_log_probs=true"],
         )
     elif corrects and not has_them:
         yield error(
             "config.correction",
             f"{CORRECTION}.{corrects[0]} with {ROLLOUT}.calculate_log_probs=false",
             why="verl corrects nothing and says nothing where no server sends log-probabilities",
-            fix=f"{ROLLOUT}.calculate_log_probs=true",
+            overrides=[f"{ROLLOUT}.calculate_log_probs=true"],
         )
     elif (bypass or corrects) and _is_truncated(case) and str(case.get(f"{ROLLOUT}.logprobs_mode")).startswith("proc"):
         cut = " and ".join(
@@ -216,7 +217,8 @@ def _sampling(case: Case) -> Iterator[Finding]:
             f"{ROLLOUT}.{cut} with {f'{CORRECTION}.bypass_mode' if bypass else f'{CORRECTION}.{corrects[0]}'}",
             why="vLLM's log-probabilities are of the truncated distribution, the trainer's of the whole one: the "
             "weights of long responses go to zero",
-            fix=f"{ROLLOUT}.top_p=1.0 {ROLLOUT}.top_k=-1, or no rollout correction",
+            overrides=[f"{ROLLOUT}.top_p=1.0", f"{ROLLOUT}.top_k=-1"],
+            advice="or no rollout correction",
         )
 
 
