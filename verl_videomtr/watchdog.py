@@ -111,6 +111,8 @@ class Watchdog:
         self._silent: dict[str, IdleClock] = {}
         self._phases: list[tuple[str, bool]] = []
         """Name, and whether episodes are waited for in it; the innermost is the last."""
+        self.between_phases = "the start"
+        """What goes on while no phase does."""
         self._warned = False
         self._over = threading.Event()
         self._dismissed = threading.Event()
@@ -252,7 +254,7 @@ class Watchdog:
         )
 
     def _say_phase(self) -> str:
-        return ", ".join(name for name, _ in self._phases) or "the start"
+        return ", ".join(name for name, _ in self._phases) or self.between_phases
 
     def _interrupt(self, *_: object) -> None:
         """Raise what event loops, and whoever catches every Exception, let pass."""

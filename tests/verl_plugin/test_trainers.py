@@ -199,6 +199,10 @@ def test_every_phase_of_verls_trainer_has_a_name_and_only_waiting_for_episodes_t
     waiting = ("the rollout", (180.0, "stall_minutes"))
     assert seen.pop("sample") == seen.pop("wait_for_sampleable") == waiting
     assert seen == {name: (phase, (12000.0, "phase_minutes")) for name, phase in watched_run.PHASES.items()}
+    assert trainer.watchdog._say_phase() == "the start"
+    monkeypatch.setattr(PPOTrainer, "fit", note("fit"))
+    watched_run.WatchedRun.fit(trainer, SimpleNamespace(guard_trainer=lambda _: None, release_trainer=lambda: None))
+    assert seen["fit"][0] == "the bookkeeping between two parts of a step"
 
 
 def test_what_is_waited_for_is_told_by_name(setting):

@@ -67,6 +67,7 @@ class WatchedRun(PPOTrainer):
             super().init()
 
     def fit(self, agent_loop_manager: Any) -> None:
+        self.watchdog.between_phases = "the bookkeeping between two parts of a step"
         self.watchdog.moved()
         if self.watchdog.stall_seconds is not None:
             agent_loop_manager.guard_trainer(self.watchdog.stall_seconds)
