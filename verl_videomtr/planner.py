@@ -296,12 +296,14 @@ def _update_parts(run: PlannedRun, trained: Trained, idle: Trained | None) -> di
         "weights": trained.weight_bytes * shard,
         "gradients": trained.gradient_bytes * shard,
         "optimizer": trained.optimizer_bytes * shard,
-        "gathered weights": _gathered_bytes(run.shape),
-        "activations": _activation_bytes(run, trained),
     }
+    passes = {"gathered weights": _gathered_bytes(run.shape), "activations": _activation_bytes(run, trained)}
     if trained.has_logits:  # (tokens, vocabulary) in bf16, for the whole micro-batch at once
         tokens = _micro_batch_tokens(run, trained)
-        parts["logits"] = tokens * run.shape.vocab * 2.0 * trained.num_logit_copies
+        passes["logits"] = tokens * run.shape.vocab * 2.0 * trained.num_logit_copies
+    # torch's AdamW steps over all tensors at once: the roots of its second moments are one more copy of the weights.
+    step = {"the optimizer's step": trained.gradient_bytes * shard}
+    parts |= max(passes, step, key=lambda moment: sum(moment.values()))
     if idle is not None:
         parts["the other model, idle"] = idle.idle_bytes * shard
     parts["contexts"] = CONTEXT_GIB * GIB

@@ -181,3 +181,12 @@ def test_a_script_longer_than_the_models_table_is_refused(scripted):
     long = {(i, i + 1): {i + 2: scripted_model.ANSWER} for i in range(config.text_config.intermediate_size + 1)}
     with pytest.raises(ValueError, match="257 pairs of tokens; expected at most 256"):
         scripted_model.make_model(config, long)
+
+
+@pytest.mark.parametrize(("role", "budget", "measured_gib"), [("actor", 32, 70.0), ("critic", 32, 70.05)])
+def test_the_plan_of_a_float32_update_is_what_an_h200_measured(role, budget, measured_gib):
+    plan = planned.foretell(
+        models.MODEL, None, budget, role=role, gpu=planned.GPUS["h200"], bytes_per_param=4, padded=True
+    )
+    memory = sum(size for part, size in plan.actor_update.items() if part not in planned.NOT_THERE)
+    assert memory / 2**30 == pytest.approx(measured_gib, rel=0.02)

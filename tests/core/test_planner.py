@@ -254,3 +254,12 @@ def test_a_checkpoint_holds_weights_and_two_states(paper_config):
     plan = make_plan(read_run(paper_config, shape=shape, gpu=GPUS["a100"]))
     assert plan.checkpoint_bytes == 12 * (shape.num_params + shape.num_value_params)
     assert plan.disk_bytes == 3 * plan.checkpoint_bytes  # two are kept, one is being written
+
+
+def test_the_fullest_moment_of_an_update_is_the_passes_or_the_optimizers_step():
+    short = dataclasses.replace(make_run().critic, tokens_per_gpu=512)
+    plan = make_plan(dataclasses.replace(make_run(), critic=short))
+    assert "the optimizer's step" not in plan.actor_update
+    assert plan.actor_update["activations"] + plan.actor_update["logits"] > plan.actor_update["gradients"]
+    assert plan.critic_update["the optimizer's step"] == plan.critic_update["gradients"]
+    assert "activations" not in plan.critic_update
