@@ -12,6 +12,8 @@ import time
 import psutil
 import pytest
 
+from verl_videomtr.verl_plugin import cluster_watch
+
 COMMAND = """
 import sys, time
 import ray
@@ -77,6 +79,10 @@ def test_a_gcs_that_pauses_for_less_is_let_be(start):
     gcs.resume()
     said, _ = process.communicate(timeout=60)
     assert (process.returncode, said) == (0, "done\n")
+
+
+def test_what_has_no_gcs_of_its_own_is_not_taken_for_silent():
+    assert cluster_watch._answers()
 
 
 def test_without_a_limit_nothing_watches(start):
