@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,6 +15,7 @@ from plugin_setting import LOOK
 from rollout_setting import ANSWER
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensordict import TensorDict
+from torchdata.stateful_dataloader import StatefulDataLoader
 from verl.trainer.ppo.v1 import PPOTrainer
 from verl.utils.tracking import Tracking, ValidationGenerationsLogger
 
@@ -199,10 +201,24 @@ def test_every_phase_of_verls_trainer_has_a_name_and_only_waiting_for_episodes_t
     waiting = ("the rollout", (180.0, "stall_minutes"))
     assert seen.pop("sample") == seen.pop("wait_for_sampleable") == waiting
     assert seen == {name: (phase, (12000.0, "phase_minutes")) for name, phase in watched_run.PHASES.items()}
-    assert trainer.watchdog._say_phase() == "the start"
-    monkeypatch.setattr(PPOTrainer, "fit", note("fit"))
+
+
+def test_a_run_ends_its_loaders_processes_and_what_is_between_its_phases_has_a_name(setting, monkeypatch):
+    def fit(self, agent_loop_manager):
+        said.append(self.watchdog._say_phase())
+        self.train_dataloader_it = iter(self.train_dataloader)
+        assert [next(self.train_dataloader_it).item(), next(iter(self.val_dataloader)).item()] == [0, 0]
+        assert len(multiprocessing.active_children()) == 2
+
+    monkeypatch.setattr(PPOTrainer, "__init__", lambda self, config: setattr(self, "replay_buffer", SimpleNamespace()))
+    monkeypatch.setattr(PPOTrainer, "fit", fit)
+    trainer = make_trainer(setting.config())
+    watched_run.WatchedRun.__init__(trainer, trainer.config)
+    said = [trainer.watchdog._say_phase()]
+    trainer.train_dataloader, trainer.val_dataloader = (StatefulDataLoader(range(8), num_workers=1) for _ in range(2))
     watched_run.WatchedRun.fit(trainer, SimpleNamespace(guard_trainer=lambda _: None, release_trainer=lambda: None))
-    assert seen["fit"][0] == "the bookkeeping between two parts of a step"
+    assert said == ["the start", "the bookkeeping between two parts of a step"]
+    assert not multiprocessing.active_children()
 
 
 def test_what_is_waited_for_is_told_by_name(setting):

@@ -75,6 +75,13 @@ class WatchedRun(PPOTrainer):
             super().fit(agent_loop_manager)
         agent_loop_manager.release_trainer()
         self.watchdog.stop()
+        self._end_loaders()
+
+    def _end_loaders(self) -> None:
+        """End the loaders' processes: Ray would kill them under the trainer, and torch reports each as an error."""
+        self.train_dataloader_it = None
+        for loader in (self.train_dataloader, self.val_dataloader):
+            loader._iterator = None
 
     def _in_phase(self, phase: str, method: Any, *, of_episodes: bool = False) -> Any:
         @functools.wraps(method)
