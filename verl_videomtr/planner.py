@@ -303,7 +303,7 @@ def _update_parts(run: PlannedRun, trained: Trained, idle: Trained | None) -> di
         passes["logits"] = tokens * run.shape.vocab * 2.0 * trained.num_logit_copies
     # torch's AdamW steps over all tensors at once: the roots of its second moments are one more copy of the weights.
     step = {"the optimizer's step": trained.gradient_bytes * shard}
-    parts |= max(passes, step, key=lambda moment: sum(moment.values()))
+    parts |= passes if sum(passes.values()) > sum(step.values()) else step
     if idle is not None:
         parts["the other model, idle"] = idle.idle_bytes * shard
     parts["contexts"] = CONTEXT_GIB * GIB
