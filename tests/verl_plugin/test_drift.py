@@ -15,14 +15,14 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from verl_videomtr.verl_plugin.drift import find_problems, supported_range
-from verl_videomtr.verl_plugin.plug_points import PLUG_POINTS, PlugPoint
+from verl_videomtr.verl_plugin.drift import PLUG_POINTS, PlugPoint, find_problems, supported_range
 
 ROOT = Path(__file__).parents[2]
 PLUGIN = ROOT / "verl_videomtr" / "verl_plugin"
 
 
 def test_installed_verl_has_every_plug_point():
+    assert len(PLUG_POINTS) > 90
     assert find_problems() == []
 
 
@@ -80,17 +80,6 @@ def test_changed_inside_is_found(point, piece):
     assert "no longer holds" in sentence or "is not there" in sentence
 
 
-@pytest.mark.parametrize("point", [point for point in PLUG_POINTS if point.fields], ids=_ids)
-def test_lost_field_is_found(point):
-    def drop_first_field(item):
-        first = point.fields[0]
-        item.body = [line for line in item.body if getattr(getattr(line, "target", None), "id", None) != first]
-        return item
-
-    (sentence,) = find_problems([point], replaced={point.file: _alter(point, drop_first_field)})
-    assert f"has no {point.fields[0]} any more" in sentence
-
-
 def test_sentence_says_what_changed_who_minds_and_what_is_expected():
     point = PlugPoint(
         file="verl/a.py", name="Trainer.step", used_by="trainers", parameters=("self", "batch", "metrics")
@@ -100,7 +89,7 @@ def test_sentence_says_what_changed_who_minds_and_what_is_expected():
     assert sentence == (
         "verl/a.py:Trainer.step takes (self, batch, weights) where it took (self, batch, metrics); "
         "verl_videomtr/verl_plugin/trainers.py is built on it; "
-        f"expected verl{supported_range()}; install a verl in that range, or adapt that module and plug_points.py"
+        f"expected verl{supported_range()}; install a verl in that range, or adapt that module and plug_points.yaml"
     )
 
 
@@ -118,9 +107,12 @@ def test_file_that_is_gone_is_found():
 
 
 def _taken_from_verl() -> dict[str, str]:
-    """Names that the plugin imports from verl, and functions of TransferQueue that it calls, with the file's name."""
+    """Names that the plugin imports from verl, and functions of TransferQueue that it calls, with the file's name.
+
+    The doctor's are called by the doctor itself, before a run.
+    """
     found = {}
-    for path in PLUGIN.rglob("*.py"):
+    for path in PLUGIN.glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in ("verl", "transfer_queue"):
                 found.update({alias.name: path.stem for alias in node.names})
@@ -134,7 +126,7 @@ def test_everything_that_the_plugin_takes_from_verl_is_a_plug_point():
     taken = _taken_from_verl()
     assert {"register_adv_est", "AgentLoopOutput", "kv_batch_get"} <= taken.keys()
     missing = {name: user for name, user in taken.items() if name not in known}
-    assert missing == {}, "add them to verl_videomtr/verl_plugin/plug_points.py"
+    assert missing == {}, "add them to verl_videomtr/verl_plugin/plug_points.yaml"
 
 
 @pytest.mark.parametrize("user", sorted({point.used_by for point in PLUG_POINTS}))

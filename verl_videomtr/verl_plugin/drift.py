@@ -1,6 +1,6 @@
 # Copyright 2025 Individual Contributor: the verl_videomtr authors
 # SPDX-License-Identifier: Apache-2.0
-"""Whether an installed verl still is what the plugin was built on: source files in, plain sentences out.
+"""Whether an installed verl still is what the plugin was built on: `plug_points.yaml` in, plain sentences out.
 
 The files are read, not imported: so it takes a second, sees what verl ships and not what a running plugin has put in
 its place, and works where verl cannot be imported.
@@ -12,14 +12,47 @@ import ast
 import functools
 import importlib.util
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from types import MappingProxyType
 
+import yaml
 from packaging.requirements import Requirement
 
-from verl_videomtr.verl_plugin.plug_points import PLUG_POINTS, PlugPoint
+
+@dataclass(frozen=True, kw_only=True)
+class PlugPoint:
+    """One part of verl (or of TransferQueue, which comes with it) that the plugin relies on."""
+
+    file: str
+    """Path below the packages' folder."""
+    name: str
+    """A function, class or variable in it, `Class.method` for a method; "" is the file itself."""
+    used_by: str
+    """The plugin's module, below verl_plugin/."""
+    parameters: tuple[str, ...] | None = None
+    """The function's parameters in order, * and ** as written; None compares none."""
+    holds: tuple[str, ...] = ()
+    """Pieces of code that it must hold; layout, quotes and comments do not count."""
+
+
+def _read_points(text: str) -> Iterator[PlugPoint]:
+    for module, files in yaml.safe_load(text).items():
+        for file, parts in files.items():
+            for part, pieces in parts.items():
+                name, has_parameters, inside = part.partition("(")
+                yield PlugPoint(
+                    file=file,
+                    name=name,
+                    used_by=module,
+                    parameters=tuple(re.findall(r"[*\w]+", inside)) if has_parameters else None,
+                    holds=tuple((pieces or "").splitlines()),
+                )
+
+
+PLUG_POINTS = tuple(_read_points((Path(__file__).parent / "plug_points.yaml").read_text(encoding="utf-8")))
 
 
 def supported_range() -> str:
@@ -48,7 +81,7 @@ def find_problems(
             whole = f"{point.file}:{point.name}" if point.name else point.file
             problems.append(
                 f"{whole} {found}; verl_videomtr/verl_plugin/{point.used_by}.py is built on it; "
-                f"expected verl{_say_range()}; install a verl in that range, or adapt that module and plug_points.py"
+                f"expected verl{_say_range()}; install a verl in that range, or adapt that module and plug_points.yaml"
             )
     return problems
 
@@ -64,8 +97,6 @@ def _compare(point: PlugPoint, text: str | None) -> str | None:
         actual = _parameters(node)
         if actual != point.parameters:
             return f"takes {_say(actual)} where it took {_say(point.parameters)}"
-    if missing := [name for name in point.fields if name not in _fields(node)]:
-        return f"has no {' and no '.join(missing)} any more"
     code = _words(ast.unparse(node))
     for piece in point.holds:
         if _words(piece) not in code:
@@ -106,10 +137,6 @@ def _parameters(node: ast.AST) -> tuple[str, ...]:
     names += [argument.arg for argument in given.kwonlyargs]
     names += [f"**{given.kwarg.arg}"] if given.kwarg else []
     return tuple(names)
-
-
-def _fields(node: ast.AST) -> list[str]:
-    return [name for item in getattr(node, "body", []) for name in _names(item)]
 
 
 def _words(code: str) -> str:

@@ -18,7 +18,7 @@ from doctor_setting import ACTOR, ROLLOUT, bad, only
 from verl_videomtr.sample import read_rows, write_rows
 from verl_videomtr.verl_plugin.doctor import agreement, batches, installation, lengths, machine
 from verl_videomtr.verl_plugin.doctor.findings import Level, as_json, exit_code, ok, summary
-from verl_videomtr.verl_plugin.plug_points import PLUG_POINTS
+from verl_videomtr.verl_plugin.drift import PLUG_POINTS
 
 pytest_plugins = ["doctor_setting"]
 

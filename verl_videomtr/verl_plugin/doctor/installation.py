@@ -17,8 +17,7 @@ from packaging.version import Version
 from verl_videomtr.verl_plugin.doctor import engine
 from verl_videomtr.verl_plugin.doctor.case import Case
 from verl_videomtr.verl_plugin.doctor.findings import Finding, error, note, ok, warning
-from verl_videomtr.verl_plugin.drift import find_problems, supported_range
-from verl_videomtr.verl_plugin.plug_points import PLUG_POINTS, PlugPoint
+from verl_videomtr.verl_plugin.drift import PLUG_POINTS, PlugPoint, find_problems, supported_range
 
 DISTRIBUTION = "verl_videomtr"
 REGISTER = "verl_videomtr.verl_plugin.register"
