@@ -181,6 +181,84 @@ def test_a_documented_command_is_one_that_its_parser_takes(parse, page, name, wo
     parse(name, list(words))
 
 
+MARK = re.compile(r"# (needs a GPU|no test runs this: .+)$")
+"""A line of a shell block that says so of all commands behind it."""
+TESTED = {
+    r"videomtr (\w+) .*": r'\["{0}", ',
+    r"python -m data_prep\.(\w+) .*": r"{0}\.main\(|from data_prep\.{0} import",
+    r"python -m recipes\.learning_study\.(\w+) .*": r"from recipes\.learning_study\.{0} import",
+    r"python -m recipes\.learning_study\.(tables|figures) .*": r"from recipes\.learning_study import .*\b{0}\b",
+    r"python -m vllm\.entrypoints\.openai\.api_server .*": r'"vllm\.entrypoints\.openai\.api_server"',
+    r"python -c .*": "def test_one_liners_of_the_pages_run",
+    r"lmms_eval .*": r'"-m", "lmms_eval"',
+    r"make (demo)\b.*": r'"recipes\.{0}\.main"',
+    r"bash recipes/demo/(evaluate\.sh).*": r'"{0}"',
+    r"bash recipes/(cpu_smoke)/run\.sh.*": "{0}",
+    r"pip install '\.\[vllm\]'.*": "verl\\[vllm\\]",
+    r"make (?:install|test)\b.*": r"make test DEVICE=cpu",
+}
+"""Commands that need no GPU, and what a test (or the workflow's script) that runs them holds."""
+
+
+def shell_lines(block):
+    """The lines of a block, continued ones joined."""
+    return [line.strip() for line in block.replace("\\\n", " ").splitlines() if line.strip()]
+
+
+def unmarked(block):
+    """The commands in front of the block's mark."""
+    lines = shell_lines(block)
+    end = next((place for place, line in enumerate(lines) if MARK.fullmatch(line)), len(lines))
+    return [line for line in lines[:end] if not line.startswith("#")]
+
+
+@cache
+def texts_of_tests():
+    files = [*(ROOT / "tests").rglob("*.py"), ROOT / ".ci/run"]
+    return "\n".join(file.read_text(encoding="utf-8") for file in files if file != Path(__file__))
+
+
+def runs_in_a_test(command):
+    for pattern, held in TESTED.items():
+        if found := re.fullmatch(pattern, f"{command} "):
+            own = Path(__file__).read_text(encoding="utf-8") if held.startswith("def ") else texts_of_tests()
+            if re.search(held.format(*found.groups()), own):
+                return True
+    return False
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_command_is_run_by_a_test_or_marked(name):
+    """`# needs a GPU`, or `# no test runs this: why`."""
+    left = [line for block in code_blocks(name, "bash") for line in unmarked(block) if not runs_in_a_test(line)]
+    assert not left, f"{name}: {left}"
+
+
+@pytest.mark.parametrize(
+    ("block", "left"),
+    [
+        ("videomtr plan x  # why\n", 0),
+        ("videomtr paln x\n", 1),
+        ("bash recipes/paper/run.sh a=b\n", 1),
+        ("videomtr plan x\n# needs a GPU\nbash recipes/paper/run.sh \\\n    a=b\n", 0),
+        ("bash recipes/paper/run.sh\n# needs a GPU\n", 1),
+        ("# no test runs this: another project's\npre-commit install\n", 0),
+        ("# a word on it\npre-commit install\n", 1),
+    ],
+)
+def test_neither_run_nor_marked_is_found(block, left):
+    assert len([line for line in unmarked(block) if not runs_in_a_test(line)]) == left
+
+
+def test_one_liners_of_the_pages_run(capsys):
+    lines = [line for name in NAMES for block in code_blocks(name, "bash") for line in shell_lines(block)]
+    codes = [shlex.split(line)[2] for line in lines if line.startswith("python -c ")]
+    for code in codes:
+        exec(code, {})
+    assert codes
+    assert capsys.readouterr().out.strip() == ""  # verl is what the plugin was built on
+
+
 def test_the_pages_have_commands():
     assert len(list(commands())) > 30
 
