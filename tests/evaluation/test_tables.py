@@ -100,6 +100,7 @@ def test_percentiles():
 def test_videomme_by_duration_domain_and_task(tmp_path):
     records = [
         videomme_record(question_id=f"{video}-{i}", videoID=f"yt{video}", video_id=video, duration=duration)
+        | {"domain": f"domain {i}", "sub_category": f"part {i}", "task_type": f"task {i}"}
         for video, duration in (("001", "short"), ("301", "medium"), ("601", "long"))
         for i in (1, 2, 3)
     ]
@@ -134,7 +135,7 @@ def test_videomme_by_duration_domain_and_task(tmp_path):
     first = content[0]["questions"][0]
     assert first == {
         "question_id": "001-1",
-        "task_type": "Counting Problem",
+        "task_type": "task 1",
         "question": "How many lamps hang in the hall?",
         "options": ["A. One.", "B. Two.", "C. A. Lincoln owned four.", "D. None of them."],
         "answer": "C",
@@ -219,6 +220,18 @@ def test_data_of_ones_own_gets_tables_of_its_groups():
     (table,) = reports(results)
     assert table.title == "test"
     assert accuracies(table.groups[0]) == {"land": (1.0, 1), "sea": (0.5, 2)}
+
+
+def test_group_whose_values_all_questions_share_is_left_out():
+    same, some = {"split": "test", "kinds": ["a", "b"]}, {"place": "sea"}
+    results = [make_result(str(i), correct=i < 2, groups={**same, **(some if i else {})}) for i in range(3)]
+    table = report("test", results)
+    assert [group.group for group in table.groups] == ["place"]
+    assert accuracies(table.groups[0]) == {"sea": (0.5, 2)}
+    assert "split" not in markdown([table], line="")
+    # One task of MLVU: its macro accuracy would be the total's.
+    one = [make_result(str(i), correct=i < 2, groups={"task": "count"}, source="mlvu_dev") for i in range(3)]
+    assert (report("mlvu_dev", one).headline, report("mlvu_dev", one).groups) == ("micro", ())
 
 
 # --- failures and how episodes went --------------------------------------------------------------------------------
@@ -345,8 +358,8 @@ def test_three_forms_hold_the_same_numbers():
 
 
 def test_comparison_pairs_by_question():
-    first = [make_result(str(i), correct=i < 4, video=f"v{i // 2}", groups={"t": "ab"[i % 2]}) for i in range(10)]
-    second = [make_result(str(i), correct=i >= 2, video=f"v{i // 2}", groups={"t": "ab"[i % 2]}) for i in range(10)]
+    first = [make_result(str(i), correct=i < 4, video=f"v{i // 2}", groups={"t": "ab"[i % 2], "split": "test"}) for i in range(10)]
+    second = [make_result(str(i), correct=i >= 2, video=f"v{i // 2}", groups={"t": "ab"[i % 2], "split": "test"}) for i in range(10)]
     found = compare(first, list(reversed(second)))["test"]
     whole = found[0]
     assert (whole.name, whole.first, whole.second) == ("all", 0.4, 0.8)

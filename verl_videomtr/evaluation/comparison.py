@@ -40,7 +40,8 @@ def compare(first: Sequence[Result], second: Sequence[Result]) -> dict[str, list
     """Pair two runs by question.
 
     Returns:
-        Data source -> differences: over all its questions, then by the values of its groups.
+        Data source -> differences: over all its questions, then by the values of its groups; groups whose values all
+        questions share are left out.
     Raises:
         NotComparable: nothing to pair, or a question twice in one run.
     """
@@ -58,10 +59,9 @@ def compare(first: Sequence[Result], second: Sequence[Result]) -> dict[str, list
         present = {name for a, _ in pairs for name in a.groups}
         for group in [name for name in benchmark.tables if name in present] or sorted(present):
             values = sorted({value for a, _ in pairs for value in a.group_values(group)})
-            found[source] += [
-                _difference(f"{group}={value}", [(a, b) for a, b in pairs if value in a.group_values(group)])
-                for value in values
-            ]
+            parts = [(value, [(a, b) for a, b in pairs if value in a.group_values(group)]) for value in values]
+            if any(len(part) < len(pairs) for _, part in parts):
+                found[source] += [_difference(f"{group}={value}", part) for value, part in parts]
     return found
 
 

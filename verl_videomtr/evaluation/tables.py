@@ -64,18 +64,21 @@ def report(data_source: str, results: Sequence[Result], *, frame_budget: int | N
     names = [name for name in benchmark.tables if name in present]
     if not benchmark.tables:
         names = sorted(present)
-    tables = tuple(_group_table(name, results, benchmark) for name in names)
-    headline = benchmark.headline
-    if headline != "micro":
-        headline = f"macro over {headline}" if headline in present else "micro"
+    micro = accuracy(results)
+    tables = [_group_table(name, results, benchmark) for name in names]
+    # A group whose values all questions share says what the total says.
+    tables = [table for table in tables if any(estimate.num < micro.num for _, estimate in table.rows)]
+    headline = "micro"
+    if benchmark.headline in {table.group for table in tables}:
+        headline = f"macro over {benchmark.headline}"
     played = [result for result in results if result.failure is None]
     return Report(
         data_source=data_source,
         title=benchmark.title,
         headline=headline,
-        micro=accuracy(results),
+        micro=micro,
         answered=accuracy(played) if 0 < len(played) < len(results) else None,
-        groups=tables,
+        groups=tuple(tables),
         failures=tuple((result.sample_id, result.failure) for result in results if result.failure is not None),
         paper=tuple(paper_rows(data_source, frame_budget)) if frame_budget is not None else (),
         course=_course(played),
