@@ -33,8 +33,8 @@ class TextTokens:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
-    """One training sequence."""
+class RowSize:
+    """The size of one training sequence."""
 
     prompt_tokens: int
     """What stands before the first response of the row."""
@@ -63,7 +63,7 @@ class Needs:
     """rollout.limit_images."""
 
     @classmethod
-    def of(cls, rows: list[Row]) -> Needs:
+    def of(cls, rows: list[RowSize]) -> Needs:
         """Take the largest of each over an episode's rows."""
         return cls(
             prompt_tokens=max(row.prompt_tokens for row in rows),
@@ -87,7 +87,7 @@ def largest_frame_tokens(pool: PoolConfig) -> int:
 
 def worst_rows(
     episode: EpisodeConfig, *, frame_tokens: int, max_response_tokens: int, text: TextTokens | None = None
-) -> list[Row]:
+) -> list[RowSize]:
     """The rows of an episode of max_turns responses, each as long as it may be, with as many frames as it may show.
 
     Each row is the worst one that its place can have: where `retrieval_frames` spends the budget early, invalid turns
@@ -106,7 +106,7 @@ def worst_rows(
     num_looks = min(episode.window, episode.max_turns - 1)
     looked = _looked_frames(episode, num_looks)
     rows = [
-        Row(
+        RowSize(
             prompt_tokens=text.instructions + text.message + overview * frame,
             response_tokens=(num_looks + 1) * max_response_tokens + num_looks * text.message + looked * frame,
             num_frames=overview + looked,
@@ -114,7 +114,7 @@ def worst_rows(
     ]
     num_shown = episode.window + 1
     looked = _looked_frames(episode, num_shown)
-    slid = Row(
+    slid = RowSize(
         prompt_tokens=text.instructions
         + num_shown * text.message
         + looked * frame
@@ -132,7 +132,7 @@ def played_rows(
     response_tokens_per_turn: list[int],
     frame_tokens: int,
     text: TextTokens | None = None,
-) -> list[Row]:
+) -> list[RowSize]:
     """The rows of one particular episode, such as an average one.
 
     Args:
@@ -152,11 +152,11 @@ def played_rows(
     text = text or TextTokens()
     messages = [text.message + num * (frame_tokens + text.frame) for num in frames_per_turn]
 
-    def row(first: int, start: int, end: int) -> Row:
+    def row(first: int, start: int, end: int) -> RowSize:
         """The context from turn `first` on; the response starts with turn `start`'s, and `end` is the last."""
         before = sum(messages[first : start + 1]) + sum(response_tokens_per_turn[first:start])
         behind = sum(messages[start + 1 : end + 1]) + sum(response_tokens_per_turn[start : end + 1])
-        return Row(
+        return RowSize(
             prompt_tokens=text.instructions + before,
             response_tokens=behind,
             num_frames=sum(frames_per_turn[first : end + 1]),

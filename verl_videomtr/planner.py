@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from verl_videomtr.budget import Row
+from verl_videomtr.budget import RowSize
 from verl_videomtr.model_shapes import ModelShape
 
 GIB = 2**30
@@ -113,7 +113,7 @@ class PlannedRun:
     """What a plan needs to know of a run."""
 
     shape: ModelShape
-    rows: tuple[Row, ...]
+    rows: tuple[RowSize, ...]
     """The training sequences of the longest episode."""
     num_frames: int
     """Frames that it shows; several of its rows may show one."""

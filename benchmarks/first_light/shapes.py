@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers import Qwen2_5_VLConfig
 
-from verl_videomtr.budget import Row, played_rows, worst_rows
+from verl_videomtr.budget import RowSize, played_rows, worst_rows
 from verl_videomtr.episode import EpisodeConfig
 from verl_videomtr.model_shapes import KNOWN_CONFIGS, ModelShape
 
@@ -61,7 +61,7 @@ def frame_grid(name: str) -> tuple[int, int]:
     return TINY_GRID if name == TINY else GRID
 
 
-def trajectories(name: str, budget: int) -> list[Row]:
+def trajectories(name: str, budget: int) -> list[RowSize]:
     """Two trajectories: one that uses its whole frame budget, and one that answers after the overview."""
     episode = EpisodeConfig(frame_budget=budget)
     height, width = frame_grid(name)

@@ -8,7 +8,7 @@ import pytest
 
 from verl_videomtr.budget import (
     Needs,
-    Row,
+    RowSize,
     TextTokens,
     largest_frame_tokens,
     most_frames,
@@ -26,22 +26,22 @@ TEXT = TextTokens(instructions=100, message=10, frame=1)
 def test_the_papers_episode_is_one_row():
     # 16 frames in the prompt, two looks of 8 behind it, three responses of 512.
     rows = worst_rows(EpisodeConfig(), frame_tokens=9, max_response_tokens=512, text=TEXT)
-    assert rows == [Row(prompt_tokens=100 + 10 + 160, response_tokens=3 * 512 + 2 * (10 + 80), num_frames=32)]
+    assert rows == [RowSize(prompt_tokens=100 + 10 + 160, response_tokens=3 * 512 + 2 * (10 + 80), num_frames=32)]
     assert rows[0].tokens == 1986
 
 
 def test_a_single_turn_shows_the_whole_budget_in_its_prompt():
     config = EpisodeConfig(frame_budget=4, max_turns=1)
     rows = worst_rows(config, frame_tokens=9, max_response_tokens=5, text=TEXT)
-    assert rows == [Row(prompt_tokens=100 + 10 + 40, response_tokens=5, num_frames=4)]
+    assert rows == [RowSize(prompt_tokens=100 + 10 + 40, response_tokens=5, num_frames=4)]
 
 
 def test_a_sliding_context_becomes_a_row_per_further_turn():
     # B 10, n_0 4, five turns: n_k 1 by default, here 2; w = 1. Row 0 holds turns 0 and 1.
     config = EpisodeConfig(frame_budget=10, initial_frames=4, retrieval_frames=2, max_turns=5, window=1)
     rows = worst_rows(config, frame_tokens=9, max_response_tokens=50, text=TEXT)
-    slid = Row(prompt_tokens=100 + 2 * (10 + 20) + 50, response_tokens=50, num_frames=4)
-    assert rows == [Row(prompt_tokens=100 + 10 + 40, response_tokens=50 + 30 + 50, num_frames=6), slid, slid, slid]
+    slid = RowSize(prompt_tokens=100 + 2 * (10 + 20) + 50, response_tokens=50, num_frames=4)
+    assert rows == [RowSize(prompt_tokens=100 + 10 + 40, response_tokens=50 + 30 + 50, num_frames=6), slid, slid, slid]
     assert Needs.of(rows) == Needs(prompt_tokens=210, response_tokens=130, row_tokens=280, num_frames=6)
 
 

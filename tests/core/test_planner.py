@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 from transformers import Qwen2VLImageProcessor
 
-from verl_videomtr.budget import Row
+from verl_videomtr.budget import RowSize
 from verl_videomtr.cli import main
 from verl_videomtr.model_shapes import KNOWN_CONFIGS, ModelShape, find_shape
 from verl_videomtr.planner import GIB, GPUS, PlannedRun, Trained, make_plan
@@ -29,7 +29,7 @@ def make_run(**changes):
     """The paper's run at 32 frames."""
     run = PlannedRun(
         shape=SHAPE,
-        rows=(Row(prompt_tokens=2968, response_tokens=4504, num_frames=32),),
+        rows=(RowSize(prompt_tokens=2968, response_tokens=4504, num_frames=32),),
         num_frames=32,
         frame_tokens=128,
         max_turns=3,
@@ -111,7 +111,7 @@ def test_numbers_of_the_papers_run():
 
 
 def test_several_rows_of_one_episode_store_a_frame_once_as_bytes_and_each_as_patches():
-    row = Row(prompt_tokens=1000, response_tokens=1000, num_frames=10)
+    row = RowSize(prompt_tokens=1000, response_tokens=1000, num_frames=10)
     run = make_run(rows=(row, row), num_frames=14)
     plan, old = make_plan(run), make_plan(dataclasses.replace(run, device_patches=False))
     assert (plan.frames_per_episode, old.frames_per_episode) == (14, 20)
@@ -144,7 +144,7 @@ def test_a_batch_is_raised_to_what_the_ranks_can_share():
 
 
 def test_sequence_parallelism_divides_tokens_but_not_images():
-    long = Row(prompt_tokens=38488, response_tokens=40024, num_frames=512)
+    long = RowSize(prompt_tokens=38488, response_tokens=40024, num_frames=512)
     actor = dataclasses.replace(make_run().actor, tokens_per_gpu=19628)
     alone = make_plan(make_run(rows=(long,), actor=dataclasses.replace(actor, tokens_per_gpu=78512)))
     four = make_plan(make_run(rows=(long,), actor=actor, sequence_parallel=4))

@@ -31,7 +31,7 @@ class Cut(str):
     """Content that broke off at the limit of its length."""
 
 
-class ScriptedServer:
+class QueryServer:
     """An OpenAI-compatible server on a local port.
 
     `script(query, attempt)` says what the attempt-th request about a query gets: a dict is the answer's content, an
@@ -197,7 +197,7 @@ def api_key(monkeypatch):
 
 
 def test_rows_journal_and_licence(tmp_path, capsys):
-    with ScriptedServer(always_good) as server:
+    with QueryServer(always_good) as server:
         code, samples = run(tmp_path, server, "--price-in", "2.5", "--price-out", "10")
     assert code == 0
     assert [sample.sample_id for sample in samples] == ["qvhighlights/100", "qvhighlights/101", "qvhighlights/102"]
@@ -218,7 +218,7 @@ def test_rows_journal_and_licence(tmp_path, capsys):
 
 @pytest.mark.parametrize("failure", [429, 500, 503, "truncate", "cut", "hang", "trickle"])
 def test_passing_failure_is_survived(failure):
-    with ScriptedServer(lambda query, attempt: failure if attempt < 3 else "fine") as server:
+    with QueryServer(lambda query, attempt: failure if attempt < 3 else "fine") as server:
         answers, outcome = ask(server, ["one"], timeout_seconds=2.0)
     assert answers["one"].content == "fine"
     assert (outcome.refused, outcome.unanswered) == ({}, {})
@@ -226,7 +226,7 @@ def test_passing_failure_is_survived(failure):
 
 
 def test_connection_refused_is_unanswered_not_a_crash():
-    with ScriptedServer(always_good) as server:
+    with QueryServer(always_good) as server:
         pass
     _, outcome = ask(server, ["one"], max_attempts=2)
     assert "ClientConnectorError" in outcome.unanswered["one"]
@@ -239,7 +239,7 @@ def test_wait_grows_and_retry_after_is_obeyed():
             return 429, {"Retry-After": "0.5"}
         return 500 if attempt < 4 else "fine"
 
-    with ScriptedServer(script) as server:
+    with QueryServer(script) as server:
         ask(server, ["told"], backoff_seconds=0.01)
         ask(server, ["grow"], backoff_seconds=0.2)
     assert server.times["told"][1] - server.times["told"][0] >= 0.5
@@ -249,7 +249,7 @@ def test_wait_grows_and_retry_after_is_obeyed():
 
 
 def test_concurrency_is_bounded_and_used():
-    with ScriptedServer(lambda query, attempt: "fine", delay_seconds=0.05) as server:
+    with QueryServer(lambda query, attempt: "fine", delay_seconds=0.05) as server:
         answers, _ = ask(server, [str(number) for number in range(12)], concurrency=3)
     assert len(answers) == 12
     assert server.max_open == 3
@@ -261,7 +261,7 @@ def test_unanswered_queries_stop_the_file_and_the_next_run_asks_only_for_them(tm
     def script(query, attempt):
         return 500 if query.endswith("1") and down else rewrite(query)
 
-    with ScriptedServer(script) as server:
+    with QueryServer(script) as server:
         assert run(tmp_path, server, "--max-attempts", "2") == (1, [])
         assert "1 of 3 queries have no answer (HTTP 500" in capsys.readouterr().err
         before = Counter(server.requests)
@@ -275,7 +275,7 @@ def test_unanswered_queries_stop_the_file_and_the_next_run_asks_only_for_them(tm
 def test_killed_run_continues_and_pays_for_no_answer_twice(tmp_path):
     source = write_annotations(tmp_path / "queries.jsonl", 40)
     journal = tmp_path / "rows.journal.jsonl"
-    with ScriptedServer(always_good, delay_seconds=0.1) as server:
+    with QueryServer(always_good, delay_seconds=0.1) as server:
         arguments = ["--annotations", str(source), "--base-url", server.url, "--model", "m", "--concurrency", "2"]
         process = subprocess.Popen(
             [sys.executable, "-m", "data_prep.qvhighlights", *arguments, "--out", str(tmp_path / "rows.parquet")],
@@ -299,7 +299,7 @@ def test_killed_run_continues_and_pays_for_no_answer_twice(tmp_path):
 
 
 def test_same_answers_give_the_same_rows_whatever_is_asked_with_them(tmp_path):
-    with ScriptedServer(always_good) as server:
+    with QueryServer(always_good) as server:
         _, few = run(tmp_path, server, "--limit", "2")
         _, all_rows = run(tmp_path, server)
         _, other_seed = run(tmp_path, server, "--seed", "5")
@@ -309,7 +309,7 @@ def test_same_answers_give_the_same_rows_whatever_is_asked_with_them(tmp_path):
 
 
 def test_dry_run_prints_the_request_and_sends_nothing(tmp_path, capsys):
-    with ScriptedServer(always_good) as server:
+    with QueryServer(always_good) as server:
         assert run(tmp_path, server, "--dry-run") == (0, [])
     output = capsys.readouterr().out
     assert '"model": "m"' in output
@@ -328,7 +328,7 @@ def test_unsuitable_and_malformed_answers_are_listed_and_kept(tmp_path, capsys):
             return json.dumps(rewrite(query))[:40]
         return rewrite(query)
 
-    with ScriptedServer(script) as server:
+    with QueryServer(script) as server:
         code, samples = run(tmp_path, server)
         assert (code, [sample.sample_id for sample in samples]) == (0, ["qvhighlights/102"])
         output = capsys.readouterr().out
@@ -351,7 +351,7 @@ def test_another_length_limit_pays_only_for_the_answers_that_were_cut(tmp_path, 
             return Cut(whole)
         return Cut(whole[:40]) if query.endswith("1") and attempt == 1 else whole
 
-    with ScriptedServer(script) as server:
+    with QueryServer(script) as server:
         code, samples = run(tmp_path, server, "--max-tokens", "10")
         assert (code, [sample.sample_id for sample in samples]) == (0, ["qvhighlights/100", "qvhighlights/102"])
         assert "1  answer cut off at its longest  (qvhighlights/101)" in capsys.readouterr().out
@@ -364,54 +364,54 @@ def test_another_length_limit_pays_only_for_the_answers_that_were_cut(tmp_path, 
 
 def test_deeply_nested_answers_are_no_crash(tmp_path, capsys):
     deep = "[" * 200_000
-    with ScriptedServer(lambda query, attempt: deep if query.endswith("0") else rewrite(query)) as server:
+    with QueryServer(lambda query, attempt: deep if query.endswith("0") else rewrite(query)) as server:
         code, samples = run(tmp_path, server)
     assert (code, len(samples)) == (0, 2)
     assert "1  malformed answer  (qvhighlights/100)" in capsys.readouterr().out
-    with ScriptedServer(lambda query, attempt: "deep") as server:
+    with QueryServer(lambda query, attempt: "deep") as server:
         _, outcome = ask(server, ["one"], max_attempts=1)
     assert "cut off or is not JSON" in outcome.unanswered["one"]
     (tmp_path / "rows.journal.jsonl").write_text(deep + "\n")
-    with ScriptedServer(always_good) as server:
+    with QueryServer(always_good) as server:
         assert run(tmp_path, server)[0] == 1
     assert "line 1 is not an entry" in capsys.readouterr().err
     (tmp_path / "rows.journal.jsonl").write_text('{"key": "k", "content": 7, "model": "m"}\n')
-    with ScriptedServer(always_good) as server:
+    with QueryServer(always_good) as server:
         assert run(tmp_path, server)[0] == 1
     assert "{'content': 7, 'finish_reason': None," in capsys.readouterr().err
 
 
 def test_one_refused_query_is_listed_and_a_server_that_refuses_all_stops_the_run(tmp_path, capsys):
-    with ScriptedServer(lambda query, attempt: 400 if query.endswith("0") else rewrite(query)) as server:
+    with QueryServer(lambda query, attempt: 400 if query.endswith("0") else rewrite(query)) as server:
         code, samples = run(tmp_path, server)
     assert (code, len(samples)) == (0, 2)
     assert "1  refused by the server  (qvhighlights/100)" in capsys.readouterr().out
-    with ScriptedServer(lambda query, attempt: 400) as server, pytest.raises(AskError, match="refuses every request"):
+    with QueryServer(lambda query, attempt: 400) as server, pytest.raises(AskError, match="refuses every request"):
         ask(server, [str(number) for number in range(100)])
     assert sum(server.requests.values()) < 30
 
 
 @pytest.mark.parametrize("status", [401, 403, 404])
 def test_wrong_key_or_address_stops_at_once(status):
-    with ScriptedServer(lambda query, attempt: status) as server, pytest.raises(AskError, match=f"HTTP {status}"):
+    with QueryServer(lambda query, attempt: status) as server, pytest.raises(AskError, match=f"HTTP {status}"):
         ask(server, [str(number) for number in range(100)], concurrency=2)
     assert sum(server.requests.values()) <= 4
 
 
 def test_server_that_is_gone_stops_the_run():
-    with ScriptedServer(lambda query, attempt: 500) as server, pytest.raises(AskError, match="10 requests in a row"):
+    with QueryServer(lambda query, attempt: 500) as server, pytest.raises(AskError, match="10 requests in a row"):
         ask(server, [str(number) for number in range(100)], max_attempts=1)
     assert sum(server.requests.values()) < 30
 
 
 def test_web_page_instead_of_an_api_is_named():
-    with ScriptedServer(lambda query, attempt: "page") as server, pytest.raises(AskError, match="check --base-url"):
+    with QueryServer(lambda query, attempt: "page") as server, pytest.raises(AskError, match="check --base-url"):
         ask(server, ["one"])
 
 
 @pytest.mark.parametrize("reply", [400, 401, 500, KEY])
 def test_key_is_sent_but_never_shown_or_stored(tmp_path, capsys, reply):
-    with ScriptedServer(lambda query, attempt: reply) as server:
+    with QueryServer(lambda query, attempt: reply) as server:
         run(tmp_path, server, "--max-attempts", "2")
     assert server.keys == {f"Bearer {KEY}"}
     captured = capsys.readouterr()
@@ -456,7 +456,7 @@ def test_filter_and_short_queries_cost_nothing(tmp_path, capsys):
         write_annotations(source, 1, **{"qid": qid, **changes})
         lines.append(source.read_text())
     source.write_text("".join(lines))
-    with ScriptedServer(always_good) as server:
+    with QueryServer(always_good) as server:
         code, samples = run(tmp_path, server)
     assert (code, [sample.sample_id for sample in samples]) == (0, ["qvhighlights/5"])
     assert sum(server.requests.values()) == 1
@@ -473,7 +473,7 @@ def test_filter_and_short_queries_cost_nothing(tmp_path, capsys):
 
 
 def test_limit_must_let_something_through(tmp_path, capsys):
-    with ScriptedServer(always_good) as server:
+    with QueryServer(always_good) as server:
         assert run(tmp_path, server, "--limit", "0") == (1, [])
     assert "--limit 0; expected 1 or more" in capsys.readouterr().err
 
@@ -482,7 +482,7 @@ def test_test_split_without_windows_is_refused(tmp_path, capsys):
     (tmp_path / "queries.jsonl").write_text(
         '{"qid": 1, "query": "A man cooks rice", "duration": 150, "vid": "a_0_150"}\n'
     )
-    with ScriptedServer(always_good) as server:
+    with QueryServer(always_good) as server:
         assert run(tmp_path, server) == (1, [])
     assert "columns ['relevant_windows'] are not there" in capsys.readouterr().err
 
@@ -491,7 +491,7 @@ def test_missing_videos_are_dropped_before_anything_is_paid(tmp_path, capsys):
     pytest.importorskip("av")
     (tmp_path / "videos" / "qvhighlights").mkdir(parents=True)
     (tmp_path / "videos" / "qvhighlights" / "ab_c-0_60.0_210.0.mp4").write_text("not a video")
-    with ScriptedServer(always_good) as server:
+    with QueryServer(always_good) as server:
         assert run(tmp_path, server, "--videos", str(tmp_path / "videos")) == (1, [])
     captured = capsys.readouterr()
     assert "2  video is not there" in captured.out
@@ -504,7 +504,7 @@ def test_missing_videos_are_dropped_before_anything_is_paid(tmp_path, capsys):
 def test_documented_pipeline_ends_well_on_the_real_files(tmp_path, capsys):
     data = REAL_FILE.parents[1]
     queries, movies, train, val = (tmp_path / f"{name}.parquet" for name in ("qv", "videomme", "train", "val"))
-    with ScriptedServer(always_good) as server:
+    with QueryServer(always_good) as server:
         asked = ["--annotations", str(REAL_FILE), "--base-url", server.url, "--model", "m", "--limit", "200"]
         assert qvhighlights.main([*asked, "--out", str(queries)]) == 0
     arguments = ["--annotations", str(data / "nextgqa"), "--split", "val", "--out", str(tmp_path / "nextgqa.parquet")]

@@ -358,8 +358,14 @@ def test_three_forms_hold_the_same_numbers():
 
 
 def test_comparison_pairs_by_question():
-    first = [make_result(str(i), correct=i < 4, video=f"v{i // 2}", groups={"t": "ab"[i % 2], "split": "test"}) for i in range(10)]
-    second = [make_result(str(i), correct=i >= 2, video=f"v{i // 2}", groups={"t": "ab"[i % 2], "split": "test"}) for i in range(10)]
+    first = [
+        make_result(str(i), correct=i < 4, video=f"v{i // 2}", groups={"t": "ab"[i % 2], "split": "test"})
+        for i in range(10)
+    ]
+    second = [
+        make_result(str(i), correct=i >= 2, video=f"v{i // 2}", groups={"t": "ab"[i % 2], "split": "test"})
+        for i in range(10)
+    ]
     found = compare(first, list(reversed(second)))["test"]
     whole = found[0]
     assert (whole.name, whole.first, whole.second) == ("all", 0.4, 0.8)

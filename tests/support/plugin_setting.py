@@ -40,7 +40,7 @@ class Call:
     max_tokens: int
 
 
-class Server:
+class ScriptedEngine:
     """Answers with the responses of a list, in order.
 
     A response is a text, which ends with the tokenizer's end token, or a list of token ids as they are; or a dict of
@@ -90,11 +90,11 @@ def make_sample(**changes: Any) -> Sample:
 
 
 @dataclasses.dataclass(kw_only=True)
-class Played:
+class LoopResult:
     """What one run of the agent loop gave."""
 
     outputs: list[Any]
-    server: Server
+    server: ScriptedEngine
     error: BaseException | None
 
     @property
@@ -133,7 +133,7 @@ class LoopSetting:
         self._monkeypatch.setattr(agent_loop.VideoMTRAgentLoop, "_shared", worker)
         return agent_loop.VideoMTRAgentLoop(
             DictConfigWrap(config),
-            Server(self.tokenizer, responses),
+            ScriptedEngine(self.tokenizer, responses),
             self.tokenizer,
             self.processor,
             RLHFDataset,
@@ -148,19 +148,19 @@ class LoopSetting:
         sample: Sample | None = None,
         frames: MadeFrames | None = None,
         reward_fn: Any = None,
-    ) -> Played:
+    ) -> LoopResult:
         """Play one episode; what the loop raises is kept, not raised."""
         row = (sample or make_sample()).to_row()
         row["raw_prompt"] = row.pop("prompt")
         del row["agent_name"]  # as verl's worker hands the row over
 
-        async def run() -> Played:
+        async def run() -> LoopResult:
             loop = self.loop(self.config(*overrides), responses, frames=frames, reward_fn=reward_fn)
             try:
                 outputs, error = await loop.run({}, **row, uid="u", session_id=0, global_steps=1), None
             except Exception as raised:
                 outputs, error = [], raised
-            return Played(outputs=outputs, server=loop.server_manager, error=error)
+            return LoopResult(outputs=outputs, server=loop.server_manager, error=error)
 
         return asyncio.run(run())
 

@@ -15,7 +15,7 @@ import pytest
 import ray
 import transfer_queue as tq
 from omegaconf import OmegaConf, open_dict
-from plugin_setting import Server, make_sample
+from plugin_setting import ScriptedEngine, make_sample
 from rollout_setting import ANSWER
 
 MOST_REFILLS = 20
@@ -47,7 +47,7 @@ class QueuedTrainer:
         self.manager.agent_loop_workers = []
         self.trainer.agent_loop_manager = self.manager
         self.trainer.global_steps = 1
-        self.worker = LoopWorker(composed, Server(setting.tokenizer, [ANSWER] * 100), None, None)
+        self.worker = LoopWorker(composed, ScriptedEngine(setting.tokenizer, [ANSWER] * 100), None, None)
         self.uids = (f"{id(self)}u{number}" for number in itertools.count())
         self.num_refills = 0
         self.loop = asyncio.Runner()  # a worker has one loop for all its life

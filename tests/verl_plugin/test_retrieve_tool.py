@@ -89,7 +89,7 @@ def make_sample(index, video):
     )
 
 
-class ScriptedServer:
+class ToolEngine:
     """In the language model's place: gives the words, and keeps what it was asked with."""
 
     def __init__(self, tokenizer, responses, meanwhile):
@@ -114,7 +114,7 @@ async def play(config, processor, row, responses, meanwhile=lambda: None):
     from verl.experimental.agent_loop.tool_agent_loop import ToolAgentLoop
     from verl.tools.tool_registry import load_all_tools
 
-    server = ScriptedServer(processor.tokenizer, responses, meanwhile)
+    server = ToolEngine(processor.tokenizer, responses, meanwhile)
     loop = ToolAgentLoop(
         trainer_config=DictConfigWrap(config),
         server_manager=server,

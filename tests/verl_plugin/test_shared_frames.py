@@ -15,7 +15,7 @@ from transfer_queue.utils.serial_utils import encode
 from verl.utils import transferqueue_utils
 
 from tests.core.test_planner import make_run as planned_run
-from verl_videomtr.budget import Row
+from verl_videomtr.budget import RowSize
 from verl_videomtr.planner import TRAINER_FIELDS_BYTES, make_plan
 from verl_videomtr.verl_plugin import device_patches
 from verl_videomtr.verl_plugin.agent_loop import VideoMTRAgentLoop
@@ -127,7 +127,7 @@ def test_plan_foretells_what_a_slid_episode_stores_within_a_tenth(make_run, swit
     tensors = {name: list(column.unbind()) for name, column in data.items() if isinstance(column, torch.Tensor)}
     stored = sum(memoryview(part).nbytes for part in encode([tensors, inputs]))
     rows = tuple(
-        Row(prompt_tokens=len(prompt), response_tokens=len(response), num_frames=len(row["image_grid_thw"]))
+        RowSize(prompt_tokens=len(prompt), response_tokens=len(response), num_frames=len(row["image_grid_thw"]))
         for prompt, response, row in zip(tensors["prompts"], tensors["responses"], inputs, strict=True)
     )
     plan = make_plan(planned_run(rows=rows, num_frames=14, frame_tokens=16, device_patches=switch == "true"))

@@ -12,7 +12,7 @@ import pytest
 import torch
 from doctor_setting import ACTOR, REF, ROLLOUT, bad, only
 
-from verl_videomtr.budget import Needs, Row
+from verl_videomtr.budget import Needs, RowSize
 from verl_videomtr.episode import StopReason
 from verl_videomtr.prompts import Prompts
 from verl_videomtr.sample import question_text
@@ -25,7 +25,7 @@ pytest_plugins = ["doctor_setting"]
 # Lengths. An episode is really played, with a stand-in for the server that answers as long and as often as it may.
 
 
-class Server:
+class FullLengthEngine:
     """Answers with a retrieval of everything, as long as it is allowed to."""
 
     def __init__(self, tokenizer, last_index, length):
@@ -65,7 +65,7 @@ def play(case, *, length=None):
                 root=settings.video.root,
             )
             last_index = len(rollout.episode.times_seconds) - 1
-            server = Server(case.model.tokenizer, last_index, length or settings.max_response_tokens)
+            server = FullLengthEngine(case.model.tokenizer, last_index, length or settings.max_response_tokens)
             policy = TokenPolicy(
                 generate=server.generate,
                 builder=Renderer(case).builder,
@@ -99,7 +99,7 @@ def test_needs_are_those_of_a_played_episode(measured, overrides):
     played = play(case)
     assert played.episode.stop_reason is StopReason.TURN_LIMIT
     rows = [
-        Row(
+        RowSize(
             prompt_tokens=row.num_prompt_tokens,
             response_tokens=len(row.mask),
             num_frames=len(row.images),

@@ -24,7 +24,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 
-from verl_videomtr.budget import Needs, Row, TextTokens, largest_frame_tokens, round_up, worst_rows
+from verl_videomtr.budget import Needs, RowSize, TextTokens, largest_frame_tokens, round_up, worst_rows
 from verl_videomtr.verl_plugin.doctor.case import Case
 from verl_videomtr.verl_plugin.doctor.findings import Finding, counted, error, note, ok, warning
 from verl_videomtr.verl_plugin.doctor.rendering import usual_size
@@ -90,7 +90,7 @@ def episodes(case: Case) -> Episodes:
         frame = f"{counted(usual, 'visual token')} a frame {of}, lengths by formula"
     full = case.settings.max_response_tokens
 
-    def rows(tokens: int, of: TextTokens, response: int) -> list[Row]:
+    def rows(tokens: int, of: TextTokens, response: int) -> list[RowSize]:
         return worst_rows(episode, frame_tokens=tokens, max_response_tokens=response, text=of)
 
     needs = {"usual": rows(usual, text, full), "largest": rows(largest, text, full), "sure": rows(usual, sure, full)}
