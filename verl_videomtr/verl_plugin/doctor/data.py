@@ -49,12 +49,8 @@ def _rows(case: Case, split: str) -> Iterator[Finding]:
     key = f"data.{split}_files"
     names = case.files(split)
     if not names:
-        yield error(
-            f"data.{split}",
-            f"{key} is empty",
-            why="verl's trainer needs the file",
-            advice=f"{key}=<a file made by data_prep>",
-        )
+        made = f"{key}=<a file made by data_prep>"
+        yield error(f"data.{split}", f"{key} is empty", why="verl's trainer needs the file", advice=made)
     samples: list[Sample] = []
     for name in names:
         if "://" in name:
@@ -94,10 +90,7 @@ def _numbers(case: Case) -> Iterator[Finding]:
             "data.train",
             f"{len(train)} training rows, fewer than data.train_batch_size={size}",
             why="an epoch has no whole batch: verl counts 0 steps of training, or its loader ends before the first",
-            overrides=[
-                f"{key}={len(train)}"
-                for key in ("data.train_batch_size", "actor_rollout_ref.actor.ppo_mini_batch_size")
-            ],
+            overrides=[f"{key}_batch_size={len(train)}" for key in ("data.train", "actor_rollout_ref.actor.ppo_mini")],
             advice="or more rows",
         )
 
@@ -157,16 +150,11 @@ def _videos(case: Case) -> Iterator[Finding]:
     share = len(problems) / num
     # Of a few that were drawn, many must be bad before all of them are judged so.
     most = settings.max_unreadable_share if num == len(_names(case)) else max(0.5, settings.max_unreadable_share)
+    why = "the episodes of such videos are lost"
     if share > most:
-        yield error(
-            "data.videos",
-            what,
-            why="their episodes are lost, and a step that loses a larger share than "
-            f"videomtr.video.max_unreadable_share={settings.max_unreadable_share} stops the run",
-            advice=advice,
-        )
-    else:
-        yield warning("data.videos", what, why="the episodes of such videos are lost", advice=advice)
+        why += f", and a step that loses more than videomtr.video.max_unreadable_share={settings.max_unreadable_share}"
+        why += " stops the run"
+    yield (error if share > most else warning)("data.videos", what, why=why, advice=advice)
 
 
 def _open(case: Case, videos: list[str]) -> tuple[dict[str, tuple[int, int]], dict[str, Exception]]:

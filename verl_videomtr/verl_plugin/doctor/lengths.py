@@ -154,7 +154,6 @@ def _context(case: Case, needs: Episodes) -> Iterator[Finding]:
     limit = _context_limit(case)
     if limit is None or needs.usual.row_tokens <= limit:
         return
-    takes = f"takes {needs.usual.row_tokens} tokens ({needs.frame}), {CONTEXT} is {limit}"
     fix = [case.override(CONTEXT, round_up(needs.largest.row_tokens))]
     if needs.first["sure"] >= limit:
         yield error(
@@ -163,20 +162,9 @@ def _context(case: Case, needs: Episodes) -> Iterator[Finding]:
             why="no response fits behind it: every episode is lost",
             overrides=fix,
         )
-    elif needs.terse.row_tokens > limit:
-        yield error(
-            "lengths.model",
-            f"an episode of all turns {takes}",
-            why="even with the shortest responses its last turn does not fit: it ends as truncated, unanswered",
-            overrides=fix,
-        )
-    else:
-        yield warning(
-            "lengths.model",
-            f"an episode of long responses {takes}: {needs.usual.row_tokens - limit} short",
-            why="such an episode ends as truncated, unanswered, with R_acc = 0",
-            overrides=fix,
-        )
+        return
+    takes = f"takes {needs.usual.row_tokens} tokens ({needs.frame}), {CONTEXT} is {limit}"
+    yield _cut("lengths.model", takes, fix, is_always=needs.terse.row_tokens > limit)
 
 
 def _response(case: Case, needs: Episodes) -> Iterator[Finding]:
@@ -185,20 +173,16 @@ def _response(case: Case, needs: Episodes) -> Iterator[Finding]:
         return
     takes = f"takes {needs.usual.response_tokens} tokens behind its prompt ({needs.frame}), {RESPONSE} is {limit}"
     fix = [f"{RESPONSE}={round_up(needs.largest.response_tokens)}"]
-    if needs.terse.response_tokens > limit:
-        yield error(
-            "lengths.response",
-            f"an episode of all turns {takes}",
-            why="even with the shortest responses its last turn does not fit: it ends as truncated, unanswered",
-            overrides=fix,
-        )
-    else:
-        yield warning(
-            "lengths.response",
-            f"an episode of long responses {takes}: {needs.usual.response_tokens - limit} short",
-            why="such an episode ends as truncated, unanswered, with R_acc = 0",
-            overrides=fix,
-        )
+    yield _cut("lengths.response", takes, fix, is_always=needs.terse.response_tokens > limit)
+
+
+def _cut(check: str, takes: str, fix: list[str], *, is_always: bool) -> Finding:
+    """An episode that does not fit: with any responses, or with long ones."""
+    if is_always:
+        why = "even with the shortest responses its last turn does not fit: it ends as truncated, unanswered"
+        return error(check, f"an episode of all turns {takes}", why=why, overrides=fix)
+    why = "such an episode ends as truncated, unanswered, with R_acc = 0"
+    return warning(check, f"an episode of long responses {takes}", why=why, overrides=fix)
 
 
 def _engine(case: Case) -> Iterator[Finding]:

@@ -57,6 +57,10 @@ def _no_kl_loss(case: Case) -> bool:
     return not case.get(f"{ACTOR}.use_kl_loss")
 
 
+def _no_kl_reward(case: Case) -> bool:
+    return not case.get("algorithm.use_kl_in_reward")
+
+
 def _by_tokens(case: Case) -> bool:
     return bool(case.get(f"{ACTOR}.use_dynamic_bsz"))
 
@@ -76,6 +80,7 @@ def _samples_all_the_same(case: Case) -> bool:
 
 
 _CREDIT = "the estimator bi_level_gae has discounts of its own"
+_NO_KL = "no KL penalty enters the reward"
 _GRPO = "there are no values, so no discounts"
 _FILLED = "micro-batches are filled by tokens"
 _CRITIC_FILLED = "verl's V1 trainer fills the critic's micro-batches by critic.ppo_infer_max_token_len_per_gpu"
@@ -99,18 +104,8 @@ UNREAD = (
     ),
     Unread(key="algorithm.use_pf_ppo", why="only verl's estimator gae knows it", instead="", when=_bi_level),
     Unread(key="algorithm.pf_ppo", why="only verl's estimator gae knows it", instead="", when=_bi_level),
-    Unread(
-        key="algorithm.kl_ctrl",
-        why="no KL penalty enters the reward",
-        instead="algorithm.use_kl_in_reward=true",
-        when=lambda case: not case.get("algorithm.use_kl_in_reward"),
-    ),
-    Unread(
-        key="algorithm.kl_penalty",
-        why="no KL penalty enters the reward",
-        instead="algorithm.use_kl_in_reward=true",
-        when=lambda case: not case.get("algorithm.use_kl_in_reward"),
-    ),
+    Unread(key="algorithm.kl_ctrl", why=_NO_KL, instead="algorithm.use_kl_in_reward=true", when=_no_kl_reward),
+    Unread(key="algorithm.kl_penalty", why=_NO_KL, instead="algorithm.use_kl_in_reward=true", when=_no_kl_reward),
     Unread(
         key="algorithm.filter_groups.max_num_gen_batches",
         why="verl's V1 replay buffer bounds what is in flight",
@@ -161,11 +156,7 @@ UNREAD = (
     ),
     Unread(key=f"{ROLLOUT}.do_sample", why="the V1 trainer samples by temperature and top_p", instead=""),
     Unread(key=f"{ROLLOUT}.over_sample_rate", why="only SGLang's old rollout reads it", instead=""),
-    Unread(
-        key=f"{ROLLOUT}.repetition_penalty",
-        why="the V1 trainer always sends 1.0",
-        instead="",
-    ),
+    Unread(key=f"{ROLLOUT}.repetition_penalty", why="the V1 trainer always sends 1.0", instead=""),
     Unread(key=f"{ROLLOUT}.multi_turn.", why=_LOOP_PLAYS, instead="videomtr.episode", when=_own_loop),
     Unread(key="reward.reward_manager.", why=_LOOP_SCORES, instead="reward.custom_reward_function", when=_own_loop),
     Unread(key="reward.sandbox_fusion.", why=_LOOP_SCORES, instead="reward.custom_reward_function", when=_own_loop),

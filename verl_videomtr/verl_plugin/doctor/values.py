@@ -193,28 +193,24 @@ def _sampling(case: Case) -> Iterator[Finding]:
     has_them = bool(case.get(f"{ROLLOUT}.calculate_log_probs"))
     bypass = bool(case.get(f"{CORRECTION}.bypass_mode"))
     corrects = [name for name in ("rollout_is", "rollout_rs") if case.get(f"{CORRECTION}.{name}")]
-    if bypass and not has_them:
+    if not bypass and not corrects:
+        return
+    asked = f"{CORRECTION}.bypass_mode" if bypass else f"{CORRECTION}.{corrects[0]}"
+    if not has_them:
         yield error(
             "config.correction",
-            f"{CORRECTION}.bypass_mode=true with {ROLLOUT}.calculate_log_probs=false",
-            why="the first step asks for log-probabilities that no server sent",
+            f"{asked} with {ROLLOUT}.calculate_log_probs=false",
+            why="no server sends log-probabilities: the first step stops, or verl corrects nothing and says nothing",
             overrides=[f"{ROLLOUT}.calculate_log_probs=true"],
         )
-    elif corrects and not has_them:
-        yield error(
-            "config.correction",
-            f"{CORRECTION}.{corrects[0]} with {ROLLOUT}.calculate_log_probs=false",
-            why="verl corrects nothing and says nothing where no server sends log-probabilities",
-            overrides=[f"{ROLLOUT}.calculate_log_probs=true"],
-        )
-    elif (bypass or corrects) and _is_truncated(case) and str(case.get(f"{ROLLOUT}.logprobs_mode")).startswith("proc"):
+    elif _is_truncated(case) and str(case.get(f"{ROLLOUT}.logprobs_mode")).startswith("proc"):
         cut = " and ".join(
             f"{name}={case.get(f'{ROLLOUT}.{name}')}" for name, off in (("top_p", 1.0), ("top_k", -1))
             if case.get(f"{ROLLOUT}.{name}") not in (off, 0)
         )  # fmt: skip
         yield warning(
             "config.correction",
-            f"{ROLLOUT}.{cut} with {f'{CORRECTION}.bypass_mode' if bypass else f'{CORRECTION}.{corrects[0]}'}",
+            f"{ROLLOUT}.{cut} with {asked}",
             why="vLLM's log-probabilities are of the truncated distribution, the trainer's of the whole one: the "
             "weights of long responses go to zero",
             overrides=[f"{ROLLOUT}.top_p=1.0", f"{ROLLOUT}.top_k=-1"],
