@@ -23,6 +23,8 @@ PLUGIN = ROOT / "verl_videomtr" / "verl_plugin"
 
 def test_installed_verl_has_every_plug_point():
     assert len(PLUG_POINTS) > 90
+    assert sum(len(point.holds) for point in PLUG_POINTS) > 100
+    assert sum(point.parameters is not None for point in PLUG_POINTS) > 50
     assert find_problems() == []
 
 
