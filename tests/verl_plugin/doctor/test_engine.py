@@ -5,6 +5,11 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
 
 import pytest
 from doctor_setting import ROLLOUT, bad
@@ -36,6 +41,31 @@ def test_what_vllm_answers_is_said():
     assert (refused.check, refused.level, refused.what) == ("engine.arguments", Level.ERROR, "invalid choice: 'dumy'")
     (accepted,) = engine.judge("")
     assert accepted.level is Level.OK
+
+
+ASKED = (
+    ({"load_format": "dumy"}, "Load format `dumy` is not supported"),
+    (
+        {"max_num_seqs": 64, "max_num_batched_tokens": 32},
+        r"max_num_batched_tokens \(32\) must be greater than or equal to max_num_seqs \(64\)\.$",
+    ),
+    ({"max_num_seqs": 64, "max_num_batched_tokens": 64, "max_model_len": 64, "load_format": "auto"}, "^$"),
+)
+IN_A_FRESH_PROCESS = """
+import json, sys
+import verl_videomtr.verl_plugin.register
+from verl_videomtr.verl_plugin.doctor import engine
+json.dump([engine.answer(given) for given in json.loads(sys.argv[1])], open(sys.argv[2], "w"))
+"""
+
+
+def test_vllm_is_asked_for_more_than_its_command_line_checks(checkpoint, tmp_path):
+    pytest.importorskip("vllm")
+    given = json.dumps([{"model": str(checkpoint), **asked} for asked, _ in ASKED])
+    command = [sys.executable, "-c", IN_A_FRESH_PROCESS, given, str(tmp_path / "said")]
+    subprocess.run(command, check=True, env=os.environ | {"VERL_PLATFORM": "cpu"}, capture_output=True)
+    for said, (asked, expected) in zip(json.loads((tmp_path / "said").read_text()), ASKED, strict=True):
+        assert re.search(expected, said), asked
 
 
 @pytest.mark.slow

@@ -81,18 +81,28 @@ def answer(arguments: dict[str, Any]) -> str:
     if not arguments:
         return ""
     from verl.workers.rollout.vllm_rollout.utils import build_cli_args_from_config
+    from vllm.config import LoadConfig, SchedulerConfig
     from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.model_executor.model_loader import get_model_loader
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
             parser = AsyncEngineArgs.add_cli_args(FlexibleArgumentParser(prog="vllm"))
-            AsyncEngineArgs.from_cli_args(parser.parse_args(build_cli_args_from_config(arguments)))
+            engine = AsyncEngineArgs.from_cli_args(parser.parse_args(build_cli_args_from_config(arguments)))
+            # What vLLM asks behind its command line, and can without a device.
+            get_model_loader(LoadConfig(load_format=engine.load_format))
+            limits = {name: getattr(engine, name) for name in ("max_num_seqs", "max_num_batched_tokens")}
+            SchedulerConfig(
+                max_model_len=engine.max_model_len or 1,
+                is_encoder_decoder=False,
+                **{name: value for name, value in limits.items() if value is not None},
+            )
     except SystemExit:  # of the command line, which has said why
         return said.getvalue().strip().splitlines()[-1]
     except Exception as refusal:  # pydantic's, or vLLM's own
-        return " ".join(str(refusal).split())
+        return " ".join(str(refusal).partition(" [type=")[0].split())
     return ""
 
 

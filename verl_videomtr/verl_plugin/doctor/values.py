@@ -25,6 +25,7 @@ class Bound:
 
 
 POSITIVE = Bound(rule="more than 0", holds=lambda value: 0 < value < math.inf)
+RATE = Bound(rule="more than 0 and less than 0.1", holds=lambda value: 0 < value < 0.1)
 NOT_NEGATIVE = Bound(rule="0 or more", holds=lambda value: 0 <= value < math.inf)
 COUNT = Bound(rule="a whole number of at least 1", holds=lambda value: value >= 1 and value == int(value))
 SHARE = Bound(rule="more than 0 and at most 1", holds=lambda value: 0 < value <= 1)
@@ -32,16 +33,21 @@ TOP_K = Bound(
     rule="-1 (all tokens) or a whole number of at least 1",
     holds=lambda value: value in (-1, 0) or COUNT.holds(value),
 )
+SAMPLED = Bound(
+    rule="-1 (all tokens) or a whole number of at least 2",
+    holds=lambda value: value in (-1, 0) or (COUNT.holds(value) and value > 1),
+)
 
 _STILL = "no update changes the model: the run trains on nothing"
+_RATE = "the model stays as it was, or AdamW's first step leaves nothing of it"
 _GREEDY = "all responses to a prompt are the same, and verl divides the logits by it: log-probabilities are not numbers"
 _VLLM = "vLLM refuses every request, and every episode is lost"
 _NOTHING = "the run does no step, or divides by it"
 _START = "verl's workers or vLLM refuse it at their start"
 
 BOUNDS: tuple[tuple[str, Bound, str, str], ...] = (
-    (f"{ACTOR}.optim.lr", POSITIVE, _STILL, "1e-6"),
-    ("critic.optim.lr", POSITIVE, _STILL, "1e-5"),
+    (f"{ACTOR}.optim.lr", RATE, _RATE, "1e-6"),
+    ("critic.optim.lr", RATE, _RATE, "1e-5"),
     (f"{ACTOR}.optim.clip_grad", POSITIVE, _STILL, "1.0"),
     ("critic.optim.clip_grad", POSITIVE, _STILL, "1.0"),
     (f"{ACTOR}.clip_ratio", POSITIVE, _STILL, "0.2"),
@@ -52,7 +58,7 @@ BOUNDS: tuple[tuple[str, Bound, str, str], ...] = (
     ("algorithm.kl_ctrl.kl_coef", NOT_NEGATIVE, "a negative penalty rewards leaving the reference", "0.001"),
     (f"{ROLLOUT}.temperature", POSITIVE, _GREEDY, "0.7"),
     (f"{ROLLOUT}.top_p", SHARE, _VLLM, "0.95"),
-    (f"{ROLLOUT}.top_k", TOP_K, _VLLM, "-1"),
+    (f"{ROLLOUT}.top_k", SAMPLED, "all responses to a prompt are the same, or vLLM refuses the request", "-1"),
     (f"{ROLLOUT}.val_kwargs.temperature", NOT_NEGATIVE, _VLLM, "0.7"),
     (f"{ROLLOUT}.val_kwargs.top_p", SHARE, _VLLM, "0.95"),
     (f"{ROLLOUT}.val_kwargs.top_k", TOP_K, _VLLM, "-1"),
@@ -189,21 +195,33 @@ def _checkpoints(case: Case) -> Iterator[Finding]:
 
 
 def _sampling(case: Case) -> Iterator[Finding]:
-    """Log-probabilities of the rollout: whether they are there, and of which distribution."""
+    """How responses end; log-probabilities of the rollout: whether they are there, and of which distribution."""
+    if case.get(f"{ROLLOUT}.ignore_eos"):
+        yield error(
+            "config.sampling",
+            f"{ROLLOUT}.ignore_eos=true",
+            why="every response runs to videomtr.max_response_tokens and is cut there: no action counts",
+            overrides=[f"{ROLLOUT}.ignore_eos=false"],
+        )
     has_them = bool(case.get(f"{ROLLOUT}.calculate_log_probs"))
     bypass = bool(case.get(f"{CORRECTION}.bypass_mode"))
     corrects = [name for name in ("rollout_is", "rollout_rs") if case.get(f"{CORRECTION}.{name}")]
-    if not bypass and not corrects:
-        return
-    asked = f"{CORRECTION}.bypass_mode" if bypass else f"{CORRECTION}.{corrects[0]}"
-    if not has_them:
+    asked = f"{CORRECTION}.bypass_mode" if bypass else f"{CORRECTION}.{corrects[0]}" if corrects else ""
+    if asked and not has_them:
         yield error(
             "config.correction",
             f"{asked} with {ROLLOUT}.calculate_log_probs=false",
             why="no server sends log-probabilities: the first step stops, or verl corrects nothing and says nothing",
             overrides=[f"{ROLLOUT}.calculate_log_probs=true"],
         )
-    elif _is_truncated(case) and str(case.get(f"{ROLLOUT}.logprobs_mode")).startswith("proc"):
+    elif not has_them and case.get("videomtr.max_rollout_difference") is not None:
+        yield warning(
+            "config.sampling",
+            f"{ROLLOUT}.calculate_log_probs=false with videomtr.max_rollout_difference set",
+            why="no first step compares the engine with the actor: if they read different contexts, nothing says so",
+            overrides=[f"{ROLLOUT}.calculate_log_probs=true"],
+        )
+    elif asked and _is_truncated(case) and str(case.get(f"{ROLLOUT}.logprobs_mode")).startswith("proc"):
         cut = " and ".join(
             f"{name}={case.get(f'{ROLLOUT}.{name}')}" for name, off in (("top_p", 1.0), ("top_k", -1))
             if case.get(f"{ROLLOUT}.{name}") not in (off, 0)
