@@ -106,8 +106,8 @@ def kill_one(run: Path, data: Path, base: Path, *, role: str, number: signal.Sig
         target, steps = rng.choice(targets), count_steps(run)
         target.send_signal(number)
         began = time.monotonic()
-        if (role, number) == ("command", signal.SIGSTOP):
-            # As Ctrl-Z does: the command only waits, and its run goes on.
+        if role == "decoding process" or (role, number) == ("command", signal.SIGSTOP):
+            # The run goes on: another process decodes in its place; a command that is stopped only waits, as by Ctrl-Z.
             time.sleep(STOPPED_SECONDS)
             said = f"nothing; {count_steps(run) - steps} more steps in {STOPPED_SECONDS:g} s"
             return RunEnd(role=role, signal=number.name, moment=moment, seconds=None, said=said, left=[])

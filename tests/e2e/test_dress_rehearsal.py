@@ -39,7 +39,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.e2e, pytest.mark.timeout(2400)]
 GROUPS = ("+videomtr/recipe=paper", "videomtr/model=qwen2_5_vl_3b", "+videomtr/device=cpu")
 BATCH, STEPS, MAX_RESPONSE_TOKENS = 4, 2, 192
 THOUGHT_WORDS = 170
-MEMORY_BOUND_GIB = 14
+MEMORY_BOUND_GIB = 20
+"""What a machine of 24 GiB has for a run."""
 OVERRIDES = (
     f"data.train_batch_size={BATCH}", f"actor_rollout_ref.actor.ppo_mini_batch_size={BATCH}",
     f"trainer.total_training_steps={STEPS}", "actor_rollout_ref.rollout.max_num_seqs=8",
@@ -202,7 +203,7 @@ def test_its_trajectories_can_be_read(run, tmp_path, capsys):
 
 def test_it_fits_a_small_machine(run):
     _, most = run
-    assert 1 < most < MEMORY_BOUND_GIB
+    assert 1 < most < MEMORY_BOUND_GIB, f"{most:.1f} GiB"
 
 
 def _doctor(model: Path, data: Path, *overrides: str) -> list:

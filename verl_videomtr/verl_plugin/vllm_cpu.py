@@ -20,8 +20,12 @@ class CPUWorkerExtension(vLLMColocateWorkerExtension):
 
     def __new__(cls, **kwargs: Any) -> "CPUWorkerExtension":
         import vllm._custom_ops as ops
-        from vllm.model_executor.layers.fused_moe.cpu_fused_moe import CPUFusedMOE
+        from vllm.model_executor.layers.activation import SiluAndMul
+        from vllm.model_executor.layers.fused_moe.activation import MoEActivation
+        from vllm.model_executor.layers.fused_moe.cpu_fused_moe import _CPU_MOE_ACT_FN, CPUFusedMOE
 
         ops._supports_onednn = False
+        # vLLM 0.24 makes the layer anew in every pass, where its configuration is not set: an assertion.
+        _CPU_MOE_ACT_FN[MoEActivation.SILU] = SiluAndMul.forward_native
         CPUFusedMOE.check_grouped_gemm = lambda _moe, _layer: (False, "none")  # type: ignore[method-assign,assignment]
         return super().__new__(cls, **kwargs)

@@ -10,7 +10,6 @@ import random
 import sys
 from pathlib import Path
 
-import numpy as np
 import torch
 from family_models import FAMILIES
 from make_habitual_model import QUARTERS, RETRIEVES
@@ -18,14 +17,22 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText, GenerationConfig
 
+from data_prep import synthetic
 from recipes.learning_study.tiny_model import save_checkpoint
 from verl_videomtr.episode import Episode, EpisodeConfig
 from verl_videomtr.prompts import Prompts
 from verl_videomtr.verl_plugin.row_inputs import TOKEN_TYPES, forward_names
 
-STEPS, WARMUP_STEPS, BATCH_SIZE, LR, NUM_IMAGES = 120, 10, 8, 3e-3, 32
+STEPS, WARMUP_STEPS, BATCH_SIZE, LR = 80, 10, 8, 3e-3
 MAX_TURNS = 3
 SHARD_BYTES = 1_000_000
+
+
+def make_question(rng):
+    """Ask as the runs' data does: a model taught with one question alone writes nonsense behind another."""
+    asked = rng.choice(synthetic.PHRASINGS).format(colour=rng.choice(list(synthetic.COLOURS)))
+    options = rng.sample(synthetic.SHAPES, 4)
+    return "\n".join([asked, *(f"{letter}. {shape}" for letter, shape in zip("ABCD", options, strict=True))])
 
 
 def make_transcript(rng, family, images):
@@ -33,7 +40,7 @@ def make_transcript(rng, family, images):
     episode = Episode(
         config=EpisodeConfig(pool_size=64, frame_budget=family.frame_budget, max_turns=MAX_TURNS),
         prompts=Prompts.load("tiny"),
-        question="What does the gold scene show?\nA. cross\nB. square\nC. disc\nD. bar",
+        question=make_question(rng),
         times_seconds=[2.0 * i + 1 for i in range(64)],
         duration_seconds=128.0,
     )
@@ -86,9 +93,11 @@ def main(out, name):
     family = FAMILIES[name]()
     tokenizer = family.processor.tokenizer
     model = AutoModelForImageTextToText.from_config(family.config).float()
-    colours = np.random.default_rng(0).integers(0, 256, (NUM_IMAGES, 1, 1, 3), dtype=np.uint8)
-    side = family.frame_px
-    images = [Image.fromarray(np.ascontiguousarray(np.broadcast_to(colour, (side, side, 3)))) for colour in colours]
+    images = [
+        Image.fromarray(synthetic.draw_picture(colour, shape)).resize((family.frame_px, family.frame_px))
+        for colour in synthetic.COLOURS
+        for shape in (None, *synthetic.SHAPES)
+    ]
     taken = forward_names(type(family.config)) | {TOKEN_TYPES}
     optimizer = torch.optim.AdamW(model.parameters(), lr=LR, weight_decay=0.0)
     scheduler = torch.optim.lr_scheduler.LambdaLR(

@@ -57,7 +57,9 @@ def _register(_module):
                     "mask": row.pop("response_mask"),
                     "num_images": len(media[i].get("image_grid_thw", [])),
                     "pixel_values": media[i].get("pixel_values"),
-                    "num_frame_bytes": sum(frame.nbytes for frame in media[i].get("videomtr_frames", [])),
+                    "num_frame_bytes": sum(
+                        getattr(frame, "nbytes", 0) for frame in media[i].get("videomtr_frames", [])
+                    ),
                     **row,
                 }
             )
