@@ -24,6 +24,7 @@ STARTERS = (
     "serving/test_vllm.py",
     "verl_plugin/doctor/test_command.py",
     "verl_plugin/doctor/test_doctor.py",
+    "verl_plugin/test_cluster_watch.py",
     "verl_plugin/test_device_patches.py",
     "verl_plugin/test_loop_workers.py",
     "verl_plugin/test_pools_command.py",
