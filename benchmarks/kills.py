@@ -19,7 +19,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -44,8 +43,6 @@ LIMIT_SECONDS = 360.0
 STALL_MINUTES, PHASE_MINUTES = 1.5, 3.0
 """Longer than the start of a run on a busy machine."""
 STOPPED_SECONDS = 60.0
-VARIABLE = "VIDEOMTR_PROBE_DIR"
-"""In the environment of every process of a run."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -64,16 +61,6 @@ class RunEnd:
     """Processes of the run ten seconds after its end."""
 
 
-def list_family(run: Path) -> Iterator[psutil.Process]:
-    """Find all processes of a run: Ray's daemons are no children of the command, but carry its variables."""
-    for process in psutil.process_iter():
-        try:
-            if process.environ().get(VARIABLE) == str(run):
-                yield process
-        except psutil.Error:
-            continue
-
-
 def role_of(process: psutil.Process) -> str:
     try:
         line = " ".join(process.cmdline())
@@ -84,7 +71,7 @@ def role_of(process: psutil.Process) -> str:
 
 def kill_one(run: Path, data: Path, base: Path, *, role: str, number: signal.Signals, rng: random.Random) -> RunEnd:
     """Start a run, send one signal, and wait for its end."""
-    from trainer_runs import command_of, environment_of
+    from trainer_runs import command_of, environment_of, processes_of
 
     run.mkdir(parents=True)
     overrides = [
@@ -100,7 +87,7 @@ def kill_one(run: Path, data: Path, base: Path, *, role: str, number: signal.Sig
         )
     try:
         moment = wait_for_moment(process, run, rng)
-        targets = [member for member in list_family(run) if role_of(member) == role]
+        targets = [member for member in processes_of(run) if role_of(member) == role]
         if not targets:
             return RunEnd(role=role, signal=number.name, moment=moment, seconds=None, said="no such process", left=[])
         target, steps = rng.choice(targets), count_steps(run)
@@ -117,10 +104,10 @@ def kill_one(run: Path, data: Path, base: Path, *, role: str, number: signal.Sig
         except subprocess.TimeoutExpired:
             seconds = None
         time.sleep(10 if seconds is not None else 0)
-        left = sorted({role_of(member) for member in list_family(run)}) if seconds is not None else []
+        left = sorted({role_of(member) for member in processes_of(run)}) if seconds is not None else []
         return RunEnd(role=role, signal=number.name, moment=moment, seconds=seconds, said=last_error(log), left=left)
     finally:
-        for member in list_family(run):
+        for member in processes_of(run):
             member.kill()
         process.wait()
 

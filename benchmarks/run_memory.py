@@ -25,8 +25,6 @@ from pathlib import Path
 import psutil
 
 WAYS = {"patches": "videomtr.device_patches=false", "bytes": "videomtr.device_patches=true"}
-MARK = "VIDEOMTR_PROBE_DIR"
-"""Variable that tells a run's processes from others: Ray's daemons are no children of the trainer."""
 COUNTERS = ("prefix_cache_queries", "prefix_cache_hits", "mm_cache_queries", "mm_cache_hits")
 SECONDS_BETWEEN_LOOKS = 1.0
 SIZE = (224, 392)
@@ -43,13 +41,12 @@ LENGTHS = (
 class Watch:
     """Looks at a run's processes until it is told to stop."""
 
-    def __init__(self, mark: str) -> None:
+    def __init__(self, run: Path) -> None:
         self.peak_bytes = 0
         self.peak_of: dict[str, int] = {}
         """Kind of process -> its bytes when all together were at their peak."""
         self.counters: dict[str, float] = {}
-        self._mark = mark
-        self._members: dict[int, psutil.Process | None] = {}
+        self._folder = run
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
@@ -63,13 +60,10 @@ class Watch:
             self._look()
 
     def _look(self) -> None:
+        from trainer_runs import processes_of
+
         found: dict[str, int] = defaultdict(int)
-        for pid in psutil.pids():
-            if pid not in self._members:
-                self._members[pid] = self._member(pid)
-            process = self._members[pid]
-            if process is None:
-                continue
+        for process in processes_of(self._folder):
             try:
                 name = process.name()
                 found[name.split()[0] if name else "?"] += process.memory_full_info().uss
@@ -80,13 +74,6 @@ class Watch:
         total = sum(found.values())
         if total > self.peak_bytes:
             self.peak_bytes, self.peak_of = total, dict(found)
-
-    def _member(self, pid: int) -> psutil.Process | None:
-        try:
-            process = psutil.Process(pid)
-            return process if process.environ().get(MARK) == self._mark else None
-        except psutil.Error:
-            return None
 
     def _read_counters(self, process: psutil.Process) -> None:
         for connection in process.net_connections("tcp"):
@@ -131,7 +118,7 @@ def run(folder: Path, way: str, *, data: Path, model: Path, steps: int, episodes
         f"videomtr.video.pool.size=[{SIZE[0]},{SIZE[1]}]", f"videomtr.video.pool.max_tokens={num_tokens}",
         "actor_rollout_ref.rollout.disable_log_stats=false", data=data, model=model, probe=None,
     )  # fmt: skip
-    watch = Watch(str(folder))
+    watch = Watch(folder)
     try:
         with (folder / "log").open("wb") as log:
             subprocess.run(command, env=environment_of(folder, None), stdout=log, stderr=subprocess.STDOUT, check=True)

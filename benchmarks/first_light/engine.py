@@ -21,9 +21,9 @@ from unittest import mock
 
 import torch
 
-from benchmarks.first_light.models import MODEL, ROUNDS, Update, describe, make_inputs, now
+from benchmarks.first_light.models import ROUNDS, Update, describe, make_inputs, now
 from benchmarks.first_light.record import Record
-from benchmarks.first_light.shapes import TINY, model_config, trajectories
+from benchmarks.first_light.shapes import MODEL, TINY, model_config, trajectories
 
 NEEDED = ("verl", "ray", "tensordict", "peft")
 BYTES_PER_PARAM = 4

@@ -20,11 +20,11 @@ from transformers import AutoModelForImageTextToText
 
 from benchmarks.first_light.planned import forward_flops, gpu_of
 from benchmarks.first_light.record import Record
-from benchmarks.first_light.shapes import TINY, frame_grid, model_config, trajectories
+from benchmarks.first_light.shapes import MODEL, TINY, frame_grid, model_config, trajectories
 from verl_videomtr.verl_plugin.value_heads import value_class
 from verl_videomtr.vision_attention import NAME
 
-MODEL, LARGE, LARGE_LAYERS = "Qwen2.5-VL-3B-Instruct", "Qwen2.5-VL-7B-Instruct", (4, 8)
+LARGE, LARGE_LAYERS = "Qwen2.5-VL-7B-Instruct", (4, 8)
 ROUNDS = 3
 
 

@@ -31,8 +31,6 @@ CACHE = Path(__file__).parents[2] / ".cache" / "qwen"
 _WHEEL = "dashscope==2.0.2"
 _MEMBER = "dashscope/resources/qwen.tiktoken"
 _HASH = "b2b1b8dfb5cc5f024bafc373121c6aba3f66f9a5a0269e243470a1de16a33186"
-NUM_ORDINARY = 151_643
-"""Tokens of the file; the control tokens follow."""
 AFTER_CONTROL = (
     "<tool_call>", "</tool_call>", "<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>", "<|fim_pad|>", "<|repo_name|>",
     "<|file_sep|>",

@@ -31,7 +31,7 @@ from transformers import (
 )
 
 from benchmarks.first_light import qwen_vocabulary
-from benchmarks.first_light.shapes import model_config
+from benchmarks.first_light.shapes import MODEL, model_config
 from recipes.learning_study import tiny_model
 
 RETRIEVE, ANSWER = "</think><retrieve>32,63</retrieve>\n<|im_end|>", "</think><answer>B</answer><|im_end|>"
@@ -85,7 +85,7 @@ def make_script(tokenizer: Qwen2TokenizerFast, num_words: int) -> Script:
 def make_config(size: str, tokenizer: Qwen2TokenizerFast) -> PretrainedConfig:
     """Make the config of Qwen2.5-VL-3B, or of a narrow model that a CPU trains in minutes."""
     if size == "3b":
-        config = model_config("Qwen2.5-VL-3B-Instruct")
+        config = model_config(MODEL)
         config.text_config.use_cache = True
     else:
         config = tiny_model.make_config(tokenizer, num_layers=2, hidden_size=128)

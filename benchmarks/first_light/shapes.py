@@ -17,7 +17,7 @@ RESPONSE_TOKENS = 340
 GRID = (16, 28)
 """Patches of a frame of 224 x 392: rows, columns."""
 TINY_GRID = (4, 6)
-TINY = "tiny"
+MODEL, TINY = "Qwen2.5-VL-3B-Instruct", "tiny"
 
 
 def model_config(name: str, layers: int | None = None) -> Qwen2_5_VLConfig:

@@ -65,7 +65,7 @@ def _answers() -> bool:
     except ray.exceptions.RpcError:
         return False
     except Exception:  # Ray is starting or ending in another thread, or this is one of its clients: nothing is known
-        return True
+        pass
     return True
 
 

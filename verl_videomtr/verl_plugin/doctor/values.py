@@ -35,7 +35,7 @@ TOP_K = Bound(
 )
 SAMPLED = Bound(
     rule="-1 (all tokens) or a whole number of at least 2",
-    holds=lambda value: value in (-1, 0) or (COUNT.holds(value) and value > 1),
+    holds=lambda value: value != 1 and TOP_K.holds(value),
 )
 
 _STILL = "no update changes the model: the run trains on nothing"
