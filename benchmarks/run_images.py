@@ -88,18 +88,27 @@ def count_requests(module: Any) -> None:
 
 
 def count_rows(module: Any) -> None:
-    """Wrap the function that makes the multimodal part of a training row."""
-    cls = module.LoopWorker
-    compute = cls._compute_multi_modal_inputs
+    """Wrap the function that makes the multimodal part of a training row, in each agent-loop worker as it starts.
 
-    def counted(this: Any, output: Any, input_ids: Any) -> Any:
-        row = compute(this, output, input_ids)
-        pixels = row.get("videomtr_frames") or [row["pixel_values"]]
-        size, dtype = sum(part.nbytes for part in pixels), str(pixels[0].dtype)
-        write(what="row", images=len(row["image_grid_thw"]), bytes=size, dtype=dtype)
-        return row
+    The worker's own module is not waited for: Ray may import it first, and verl, this module with it, halfway through.
+    """
+    cls = module.AgentLoopWorker
+    start = cls.__init__
 
-    cls._compute_multi_modal_inputs = counted
+    def counted_start(this: Any, *args: Any, **kwargs: Any) -> None:
+        start(this, *args, **kwargs)
+        compute = this._compute_multi_modal_inputs
+
+        def counted(output: Any, input_ids: Any) -> Any:
+            row = compute(output, input_ids)
+            pixels = row.get("videomtr_frames") or [row["pixel_values"]]
+            size, dtype = sum(part.nbytes for part in pixels), str(pixels[0].dtype)
+            write(what="row", images=len(row["image_grid_thw"]), bytes=size, dtype=dtype)
+            return row
+
+        this._compute_multi_modal_inputs = counted
+
+    cls.__init__ = counted_start
 
 
 def hook() -> None:
@@ -108,7 +117,7 @@ def hook() -> None:
 
     register_post_import_hook(count_processing, "transformers.models.qwen2_vl.image_processing_qwen2_vl")
     register_post_import_hook(count_requests, "verl.workers.rollout.llm_server")
-    register_post_import_hook(count_rows, "verl_videomtr.verl_plugin.loop_workers")
+    register_post_import_hook(count_rows, "verl.experimental.agent_loop.agent_loop")
 
 
 def run(folder: Path, *, steps: int, batch: int) -> float:
