@@ -30,6 +30,7 @@ CHECKS = {
     "engine.": engine.check_engine,
     "places.": places.check_places,
     "machine.cpus": machine._cpus,
+    "data.dataset": data.check_dataset,
 }
 """Which check finds what; the first name that fits."""
 
@@ -63,6 +64,13 @@ FAULTS = [
     ("config.values", ["trainer.total_epochs=0"], "at least 1"),
     ("config.values", ["trainer.max_actor_ckpt_to_keep=0"], "at least 1"),
     ("config.values", ["algorithm.kl_ctrl.kl_coef=-0.1"], "0 or more"),
+    # What verl's data set reads.
+    ("data.dataset", ["data.prompt_key=question"], "no entry 'question'"),
+    ("data.dataset", ["data.image_key=extra_info"], "image_offset"),
+    ("data.dataset", ["data.shuffle=true", "data.seed=first"], "manual_seed"),
+    ("data.dataset", ["data.custom_cls.path=/no/set.py", "data.custom_cls.name=Set"], "file not found"),
+    ("data.dataset", ["data.custom_cls.path=pkg://collections", "data.custom_cls.name=Counter"], "must inherit"),
+    ("data.dataset", ["data.filter_overlong_prompts=true", "data.max_prompt_length=8"], "leaves out the first row"),
     # Names.
     ("config.learning", [f"{ACTOR}.policy_loss.loss_mode=ppo"], "Unsupported loss mode"),
     ("config.learning", [f"{ACTOR}.use_kl_loss=true", f"{ACTOR}.kl_loss_type=k7"], "no KL form 'k7'"),

@@ -168,8 +168,6 @@ def _read_dtypes(config: DictConfig, case: Case) -> None:
 
 def _load_classes(config: DictConfig, case: Case) -> None:
     """Everything that a key names by its path: modules, classes, files of settings."""
-    import torch.utils.data
-    from verl.utils.dataset.rl_dataset import get_dataset_class
     from verl.utils.import_utils import import_external_libs, load_class_from_fqn, resolve_config_path
 
     from verl_videomtr.sample import AGENT_NAME
@@ -177,8 +175,6 @@ def _load_classes(config: DictConfig, case: Case) -> None:
     rollout = config.actor_rollout_ref.rollout
     for key in ("actor_rollout_ref.model", *(["critic.model"] if case.has_critic else [])):
         import_external_libs(case.get(f"{key}.external_lib"))
-    if not issubclass(get_dataset_class(config.data), torch.utils.data.Dataset):
-        raise TypeError(f"data.custom_cls.name={config.data.custom_cls.name} is no dataset")
     if manager := rollout.agent.get("agent_loop_manager_class"):
         load_class_from_fqn(manager, "agent_loop_manager_class")
     for key in ("agent.agent_loop_config_path", "multi_turn.tool_config_path"):

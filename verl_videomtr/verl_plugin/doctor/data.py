@@ -5,6 +5,9 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import dataclasses
+import io
 import os
 import shutil
 import time
@@ -13,9 +16,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from verl_videomtr.planner import GIB, make_plan
-from verl_videomtr.sample import Sample, SampleError, read_rows, resolve_video
+from verl_videomtr.sample import AGENT_NAME, Sample, SampleError, read_rows, resolve_video
 from verl_videomtr.verl_plugin.doctor.case import Case
-from verl_videomtr.verl_plugin.doctor.findings import Finding, error, note, ok, warning
+from verl_videomtr.verl_plugin.doctor.findings import Finding, error, note, ok, refused, warning
 from verl_videomtr.verl_plugin.doctor.places import complaint, existing
 from verl_videomtr.video.cache_entry import FORMS
 from verl_videomtr.video.decode_workers import DecodeWorkers
@@ -43,6 +46,54 @@ def check_data(case: Case) -> Iterator[Finding]:
     if case.samples:
         yield from _videos(case)
         yield from _cache(case)
+
+
+def check_dataset(case: Case) -> Iterator[Finding]:
+    """Let verl's data set and sampler hand over the first row of each split, and read it as the agent loop does.
+
+    So each key below `data` that they read is tried.
+    """
+    splits = [split for split in ("train", "val") if case.samples.get(split)]
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):  # progress bars
+            left_out = [split for split in splits if not _reads_first_row(case, split)]
+    except Exception as refusal:  # whatever they raise is the finding
+        why = "verl makes its data set behind the start of all workers and reads the first batch there: the run stops"
+        finding = refused("data.dataset", refusal, why=why, is_own=False)
+        advice = "correct the key below `data` that it comes from; the files that data_prep makes need only their paths"
+        yield dataclasses.replace(finding, what=f"verl's data set: {finding.what}", advice=advice)
+        return
+    for split in left_out:
+        yield warning(
+            "data.dataset",
+            f"data.filter_overlong_prompts=true leaves out the first row of data.{split}_files",
+            why="rows are dropped without a word",
+            overrides=["data.filter_overlong_prompts=false"],
+        )
+    if case.model is not None and splits and not left_out:
+        yield ok("data.dataset", f"verl's data set reads a row of each split ({', '.join(splits)})")
+
+
+def _reads_first_row(case: Case, split: str) -> bool:
+    """Whether it is among those that the run would play; what verl or the agent loop raises comes through."""
+    from omegaconf import OmegaConf
+    from verl.trainer.ppo.utils import create_rl_dataset, create_rl_sampler
+    from verl.utils.dataset.rl_dataset import get_dataset_class
+
+    get_dataset_class(case.config.data)  # where there is no model to go on with, too
+    local = [name for name in case.files(split) if Path(name).is_file()]
+    if case.model is None or not local:
+        return True
+    config = copy.deepcopy(case.config.data)
+    OmegaConf.update(config, "shuffle", False, force_add=True)
+    rows = create_rl_dataset(local[:1], config, case.model.tokenizer, case.model.processor, max_samples=1)
+    if not len(rows):
+        return False
+    create_rl_sampler(case.config.data, rows)
+    row = rows[0]
+    if case.uses_own_loop:
+        Sample.from_row({**row, "prompt": row["raw_prompt"], "agent_name": AGENT_NAME})
+    return True
 
 
 def _rows(case: Case, split: str) -> Iterator[Finding]:

@@ -75,6 +75,7 @@ def _checks(process: object) -> list[Callable[[Case], Iterator[Finding]]]:
         places.check_places,
         engine.check_engine,
         model.check_model,
+        data.check_dataset,
         family.check_family,
         lengths.check_lengths,
         machine.check_machine,

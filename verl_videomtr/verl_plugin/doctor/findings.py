@@ -85,7 +85,9 @@ def refused(check: str, refusal: Exception, *, why: str, is_own: bool) -> Findin
     bottom: BaseException = refusal
     while bottom.__cause__ is not None:
         bottom = bottom.__cause__
-    if said := " ".join(str(bottom).split()):
+    if isinstance(bottom, KeyError):
+        text = f"no entry {bottom} at `{_line_of(bottom)}`"
+    elif said := " ".join(str(bottom).split()):
         text = text if said in text else f"{text}: {said}"
     else:  # a bare assertion: the line says more than its name
         text = f"{text or type(bottom).__name__} at `{_line_of(bottom)}`"
