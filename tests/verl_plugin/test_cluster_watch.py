@@ -1,9 +1,10 @@
 # Copyright 2025 Individual Contributor: the verl_videomtr authors
 # SPDX-License-Identifier: Apache-2.0
-"""A command whose Ray cluster stops answering ends by itself: a real Ray (`ray.init`), its GCS stopped."""
+"""A command whose Ray cluster stops answering ends by itself: a real Ray (`ray.init`), its GCS or raylet stopped."""
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -20,10 +21,10 @@ import ray
 from omegaconf import OmegaConf
 from verl_videomtr.verl_plugin import cluster_watch
 
-cluster_watch.LOOK_SECONDS, cluster_watch.ANSWER_SECONDS = 0.2, 0.5
+cluster_watch.LOOK_SECONDS, cluster_watch.ANSWER_SECONDS, cluster_watch.SHUTDOWN_SECONDS = 0.2, 0.5, 3.0
 minutes = None if sys.argv[1] == "none" else float(sys.argv[1])
 config = {"videomtr": {"stall_minutes": minutes}, "trainer": {"default_local_dir": "runs/one"}}
-cluster_watch.watch_cluster(OmegaConf.create(config))
+watch = cluster_watch.watch_cluster(OmegaConf.create(config))
 time.sleep(1)
 ray.init(num_cpus=1, include_dashboard=False, logging_level="error")
 
@@ -34,11 +35,22 @@ class Busy:
 
 busy = Busy.remote()
 ray.get(busy.work.remote(0))
-(gcs,) = ray._private.worker._global_node.all_processes["gcs_server"]
-print("gcs", gcs.process.pid, flush=True)
+for name in ("gcs_server", "raylet"):
+    (started,) = ray._private.worker._global_node.all_processes[name]
+    print(name, started.process.pid, flush=True)
 ray.get(busy.work.remote(float(sys.argv[2])))
 print("done", flush=True)
+if watch is not None:
+    watch.has_failed = False
+sys.stdin.readline()
 """
+HEALTH = {
+    "RAY_health_check_initial_delay_ms": "500",
+    "RAY_health_check_period_ms": "500",
+    "RAY_health_check_timeout_ms": "500",
+    "RAY_health_check_failure_threshold": "3",
+}
+"""How soon the GCS gives a silent raylet up; a minute by default."""
 
 
 @pytest.fixture
@@ -47,10 +59,16 @@ def start():
 
     def command(stall_minutes, work_seconds):
         arguments = [sys.executable, "-c", COMMAND, str(stall_minutes), str(work_seconds)]
-        process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        process = subprocess.Popen(
+            arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            env=os.environ | HEALTH,
+        )  # fmt: skip
         started.append(process)
-        gcs = psutil.Process(int(re.search(r"gcs (\d+)", process.stdout.readline())[1]))
-        return process, gcs, psutil.Process(process.pid).children(recursive=True)
+        pids = {}
+        while len(pids) < 2:
+            name, pid = process.stdout.readline().split()
+            pids[name] = psutil.Process(int(pid))
+        return process, pids, psutil.Process(process.pid).children(recursive=True)
 
     yield command
     for process in started:
@@ -62,21 +80,48 @@ def start():
 
 
 def test_a_stopped_gcs_ends_the_command_and_leaves_nothing(start):
-    process, gcs, children = start(0.05, 600)
-    gcs.suspend()
+    process, pids, children = start(0.05, 600)
+    pids["gcs_server"].suspend()
     _, error = process.communicate(timeout=60)
     assert process.returncode == 1
-    said = rf"verl_videomtr: Ray's GCS \(pid {gcs.pid}, its log: \S+gcs_server\.out\) has not answered for [3-9] s; "
-    assert re.search(said + ".*; no checkpoint has been saved; start the run again\n", error), error
+    said = rf"verl_videomtr: Ray's GCS \(pid {pids['gcs_server'].pid}, its log: \S+gcs_server\.out\) has not answered "
+    assert re.search(said + "for [3-9] s; " + ".*; no checkpoint has been saved; start the run again\n", error), error
+    _, alive = psutil.wait_procs(children, timeout=30)
+    assert not alive
+
+
+def test_a_stopped_raylet_ends_the_command_that_has_failed(start):
+    process, pids, children = start(10, 600)
+    pids["raylet"].suspend()
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "ActorDiedError" in error
+    said = (
+        rf"verl_videomtr: Ray has not shut down within 3 s, as where its raylet \(pid {pids['raylet'].pid}, its log: "
+    )
+    assert re.search(
+        said + r"\S+raylet\.out\) is stopped.*; no checkpoint has been saved; start the run again\n", error
+    )
+    _, alive = psutil.wait_procs(children, timeout=30)
+    assert not alive
+
+
+def test_a_raylet_that_stops_behind_a_complete_run_fails_nothing(start):
+    process, pids, children = start(10, 0)
+    assert process.stdout.readline() == "done\n"
+    pids["raylet"].suspend()
+    _, error = process.communicate("\n", timeout=60)
+    assert process.returncode == 0
+    assert "the run itself was complete" in error
     _, alive = psutil.wait_procs(children, timeout=30)
     assert not alive
 
 
 def test_a_gcs_that_pauses_for_less_is_let_be(start):
-    process, gcs, _ = start(0.2, 8)
-    gcs.suspend()
+    process, pids, _ = start(0.2, 8)
+    pids["gcs_server"].suspend()
     time.sleep(2)
-    gcs.resume()
+    pids["gcs_server"].resume()
     said, _ = process.communicate(timeout=60)
     assert (process.returncode, said) == (0, "done\n")
 
@@ -86,9 +131,9 @@ def test_what_has_no_gcs_of_its_own_is_not_taken_for_silent():
 
 
 def test_without_a_limit_nothing_watches(start):
-    process, gcs, _ = start("none", 4)
-    gcs.suspend()
+    process, pids, _ = start("none", 4)
+    pids["gcs_server"].suspend()
     time.sleep(3)
     assert process.poll() is None
-    gcs.resume()
+    pids["gcs_server"].resume()
     assert process.communicate(timeout=60)[0] == "done\n"

@@ -3,17 +3,18 @@
 """Ends the command of a run whose Ray cluster has stopped answering.
 
 Ray carries logs, deaths and results through its GCS. Where that process is stopped, the trainer's own watchdog ends the
-trainer, but the command never hears of it: so the command looks at the GCS itself.
+trainer, but the command never hears of it: so the command looks at the GCS itself. Where the node's raylet is stopped,
+the command hears of it within a minute or so, fails, and then waits for that raylet in `ray.shutdown`, for ever.
 """
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import sys
 import threading
-import time
-from typing import Any
+from typing import Any, NoReturn
 
 import psutil
 import ray
@@ -24,39 +25,73 @@ from verl_videomtr.watchdog import LOOK_SECONDS, IdleClock
 
 ANSWER_SECONDS = 5.0
 """What the GCS has to answer one question; it takes under a millisecond."""
+SHUTDOWN_SECONDS = 60.0
+"""What Ray has to shut down when the program ends; it takes some seconds."""
 
 
-def watch_cluster(config: DictConfig) -> None:
-    """Begin to watch the Ray cluster of this process from a thread, for as long as `videomtr.stall_minutes` allows."""
+class ClusterWatch:
+    """A thread beside the command of a run."""
+
+    def __init__(self, limit_seconds: float, root: str) -> None:
+        self._limit_seconds = limit_seconds
+        self._root = root
+        self._leaving = threading.Event()
+        self.has_failed = True
+        """Until the run says that it is complete."""
+
+    def start(self) -> None:
+        # The thread exists before the program leaves: Python starts none while it does.
+        threading.Thread(target=self._watch, name="videomtr-cluster-watch", daemon=True).start()
+        # Ray's own way out was registered where Ray was imported; the last one registered is called first.
+        atexit.register(self._leaving.set)
+
+    def _watch(self) -> None:
+        # A look may itself take as long as an answer may.
+        clock = IdleClock(most_seconds=2 * (LOOK_SECONDS + ANSWER_SECONDS))
+        while clock.seconds < self._limit_seconds:
+            if self._leaving.wait(LOOK_SECONDS):
+                self._wait_for_shutdown()
+            if not ray.is_initialized() or _answers():
+                clock.reset()
+            else:
+                clock.tick()
+        _end(
+            f"Ray's GCS ({_say_where('gcs_server')}) has not answered for {clock.seconds:.0f} s; without it nothing of "
+            f"this run can start, end or report; {say_how_to_resume(self._root)}"
+        )
+
+    def _wait_for_shutdown(self) -> NoReturn:
+        threading.Event().wait(SHUTDOWN_SECONDS)
+        advice = say_how_to_resume(self._root) if self.has_failed else "the run itself was complete"
+        _end(
+            f"Ray has not shut down within {SHUTDOWN_SECONDS:.0f} s, as where its raylet ({_say_where('raylet')}) is "
+            f"stopped; its processes are ended; {advice}",
+            code=int(self.has_failed),
+        )
+
+
+def watch_cluster(config: DictConfig) -> ClusterWatch | None:
+    """Watch the Ray cluster of this process from a thread, for as long as `videomtr.stall_minutes` allows.
+
+    Returns: the watch; None where there is no limit.
+    """
     minutes = OmegaConf.select(config, "videomtr.stall_minutes")
     if minutes is None:
-        return
-    root = str(OmegaConf.select(config, "trainer.default_local_dir"))
-    thread = threading.Thread(
-        target=_watch, args=(60.0 * float(minutes), root), name="videomtr-cluster-watch", daemon=True
-    )
-    thread.start()
+        return None
+    watch = ClusterWatch(60.0 * float(minutes), str(OmegaConf.select(config, "trainer.default_local_dir")))
+    watch.start()
+    return watch
 
 
-def _watch(limit_seconds: float, root: str) -> None:
-    # A look may itself take as long as an answer may.
-    clock = IdleClock(most_seconds=2 * (LOOK_SECONDS + ANSWER_SECONDS))
-    while clock.seconds < limit_seconds:
-        time.sleep(LOOK_SECONDS)
-        if not ray.is_initialized() or _answers():
-            clock.reset()
-        else:
-            clock.tick()
-    sys.stderr.write(
-        f"verl_videomtr: Ray's GCS ({_say_where()}) has not answered for {clock.seconds:.0f} s; without it "
-        f"nothing of this run can start, end or report; {say_how_to_resume(root)}\n"
-    )
+def _end(message: str, *, code: int = 1) -> NoReturn:
+    """End this process and those below it without Ray, whose own way out asks the cluster."""
+    sys.stderr.write(f"verl_videomtr: {message}\n")
     sys.stderr.flush()
-    # Ray's own way out asks the GCS. Where the cluster was started by somebody else, there are no children.
+    # Where the cluster was started by somebody else, there are no children.
     for child in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess):
             child.kill()
-    os._exit(1)
+    os._exit(code)
 
 
 def _answers() -> bool:
@@ -69,14 +104,13 @@ def _answers() -> bool:
     return True
 
 
-def _say_where() -> str:
-    """Say the GCS's address; and its pid and log, where this process started it."""
-    worker = _worker()
-    node = worker._global_node
+def _say_where(process: str) -> str:
+    """Say the pid and log of the GCS or the raylet, where this process started it; else the cluster's address."""
+    node = _worker()._global_node
     if node is None:
         return "of a cluster that is gone"
-    started = node.all_processes.get("gcs_server")
-    log = os.path.join(node.get_logs_dir_path(), "gcs_server.out")
+    started = node.all_processes.get(process)
+    log = os.path.join(node.get_logs_dir_path(), f"{process}.out")
     return f"pid {started[0].process.pid}, its log: {log}" if started else f"at {node.gcs_address}, its log is there"
 
 

@@ -12,13 +12,14 @@ import sys
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from verl_videomtr.sample import AGENT_NAME
 from verl_videomtr.settings import load_settings
 from verl_videomtr.verl_plugin.checks import BONUS_ESTIMATOR, ContradictionError, check_config, reward_config
-from verl_videomtr.verl_plugin.cluster_watch import watch_cluster
+from verl_videomtr.verl_plugin.cluster_watch import ClusterWatch, watch_cluster
 from verl_videomtr.verl_plugin.compose import check_group_order
 
 STOCK_MODES = ("sync", "colocate_async", "separate_async")
@@ -28,6 +29,8 @@ STOCK_MODES = ("sync", "colocate_async", "separate_async")
 class LaunchCheck(Callback):
     """Ends the program with one line and exit code 2 where the configuration contradicts itself; then watches Ray."""
 
+    _watch: ClusterWatch | None = None
+
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
         try:
             check_group_order(HydraConfig.get().overrides.task)
@@ -36,7 +39,11 @@ class LaunchCheck(Callback):
             # Hydra turns exceptions of a callback into warnings; leaving the program is not one.
             sys.stderr.write(f"verl_videomtr: {error}\n")
             raise SystemExit(2) from None
-        watch_cluster(config)
+        self._watch = watch_cluster(config)
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
+        if self._watch is not None:
+            self._watch.has_failed = job_return.status is not JobStatus.COMPLETED
 
 
 def check_launch(config: DictConfig) -> None:
