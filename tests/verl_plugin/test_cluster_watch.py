@@ -106,6 +106,20 @@ def test_a_stopped_raylet_ends_the_command_that_has_failed(start):
     assert not alive
 
 
+@pytest.mark.parametrize(("process_name", "called"), [("gcs_server", "GCS"), ("raylet", "raylet")])
+def test_a_dead_process_of_rays_is_named_at_once(start, process_name, called):
+    process, pids, children = start(10, 600)
+    started = time.monotonic()
+    pids[process_name].kill()
+    _, error = process.communicate(timeout=60)
+    assert time.monotonic() - started < 30
+    assert process.returncode == 1
+    said = rf"verl_videomtr: Ray's {called} died \(pid {pids[process_name].pid}, its log: \S+{process_name}\.out\); "
+    assert re.search(said + "no checkpoint has been saved; start the run again\n", error), error
+    _, alive = psutil.wait_procs(children, timeout=30)
+    assert not alive
+
+
 def test_a_raylet_that_stops_behind_a_complete_run_fails_nothing(start):
     process, pids, children = start(10, 0)
     assert process.stdout.readline() == "done\n"

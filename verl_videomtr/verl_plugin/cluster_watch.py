@@ -4,7 +4,8 @@
 
 Ray carries logs, deaths and results through its GCS. Where that process is stopped, the trainer's own watchdog ends the
 trainer, but the command never hears of it: so the command looks at the GCS itself. Where the node's raylet is stopped,
-the command hears of it within a minute or so, fails, and then waits for that raylet in `ray.shutdown`, for ever.
+the command hears of it within a minute or so, fails, and then waits for that raylet in `ray.shutdown`, for ever. Where
+one of the two is dead, Ray ends the command, in part after a minute, and without a word on the run.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from verl_videomtr.watchdog import LOOK_SECONDS, IdleClock
 
 ANSWER_SECONDS = 5.0
 """What the GCS has to answer one question; it takes under a millisecond."""
+PROCESSES = {"gcs_server": "GCS", "raylet": "raylet"}
+"""Ray's names of its own processes on a node, and what they are called in its pages."""
 SHUTDOWN_SECONDS = 60.0
 """What Ray has to shut down when the program ends; it takes some seconds."""
 
@@ -51,6 +54,8 @@ class ClusterWatch:
         while clock.seconds < self._limit_seconds:
             if self._leaving.wait(LOOK_SECONDS):
                 self._wait_for_shutdown()
+            if name := _find_dead():
+                _end(f"Ray's {PROCESSES[name]} died ({_say_where(name)}); {say_how_to_resume(self._root)}")
             if not ray.is_initialized() or _answers():
                 clock.reset()
             else:
@@ -94,6 +99,13 @@ def _end(message: str, *, code: int = 1) -> NoReturn:
     os._exit(code)
 
 
+def _find_dead() -> str | None:
+    """Find a process of Ray's that this one started and that has ended before it was asked to."""
+    node = _worker()._global_node if ray.is_initialized() else None
+    started = {name: node.all_processes.get(name) for name in PROCESSES} if node is not None else {}
+    return next((name for name, infos in started.items() if infos and infos[0].process.poll() is not None), None)
+
+
 def _answers() -> bool:
     try:
         _worker().global_worker.gcs_client.internal_kv_exists(b"videomtr", namespace=None, timeout=ANSWER_SECONDS)
@@ -105,7 +117,7 @@ def _answers() -> bool:
 
 
 def _say_where(process: str) -> str:
-    """Say the pid and log of the GCS or the raylet, where this process started it; else the cluster's address."""
+    """Say the pid and log of one of `PROCESSES`, where this process started it; else the cluster's address."""
     node = _worker()._global_node
     if node is None:
         return "of a cluster that is gone"
