@@ -25,6 +25,7 @@ matplotlib.use("Agg")
 
 COLOURS = {
     "full": "#0072b2",
+    "full_engine_log_probs": "#e69f00",
     "single_turn": "#555555",
     "no_bootstrapping": "#e69f00",
     "full_seldom": "#56b4e9",
@@ -78,6 +79,7 @@ HITS = Panel(title="retrievals that touch the needle", key="videomtr/retrieval/h
 
 FIGURES: dict[str, tuple[tuple[str, ...], tuple[Panel, ...]]] = {
     "full": (("full",), (ACCURACY, HELD_OUT_IOU, TURNS, RATE, HITS, BONUS)),
+    "engine_log_probs": (("full", "full_engine_log_probs"), (ACCURACY, REWARD, TURNS)),
     "single_turn": (("full", "single_turn"), (ACCURACY, TRAINING_ACCURACY)),
     "no_gate": (("full", "no_gate"), (REWARD, TURNS, TRAINING_ACCURACY, ACCURACY)),
     "no_bootstrapping": (

@@ -119,6 +119,10 @@ REWARD = "+reward.custom_reward_function.reward_kwargs"
 
 VARIANTS: dict[str, Variant] = {
     "full": Variant(overrides=(), says="the full method"),
+    "full_engine_log_probs": Variant(
+        overrides=("algorithm.rollout_correction.bypass_mode=true",),
+        says="the full method with vLLM's probabilities for the old policy's",
+    ),
     "no_gate": Variant(overrides=(f"{REWARD}.gate=none",), says="turn rewards are paid whatever the answer"),
     "no_turn_reward": Variant(overrides=(f"{REWARD}.turn_level=false",), says="no reward for the frames found"),
     "no_bootstrapping": Variant(overrides=(NO_BONUS,), says="no exploration bonus"),
@@ -179,6 +183,7 @@ ORDER: tuple[tuple[str, int], ...] = (
     ("no_bootstrapping_seldom", 0),
     ("full_seldom", 0),
     ("grpo", 0),
+    *(("full_engine_log_probs", seed) for seed in range(2)),
     ("no_turn_reward", 1),
     *((variant, seed) for seed in range(3) for variant in ("gated", "ungated")),
     *((variant, seed) for seed in range(3) for variant in ("full_lengths", "single_turn_lengths")),
