@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import difflib
 import importlib.util
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from verl_videomtr.verl_plugin.checks import check_config
@@ -33,7 +35,7 @@ def check_agreement(case: Case) -> Iterator[Finding]:
         ("config.verl", "main_ppo calls it before Ray starts", _validate),
         ("config.workers", "verl's workers refuse it", _make_worker_configs),
         ("config.trainer", "main_ppo makes this object first", _make_trainer),
-        ("config.learning", "the first step that comes by it stops", _find_functions),
+        ("config.learning", "the first step that comes by it stops", _call_functions),
         ("config.optimizer", "verl's engines make it behind the start of all workers", _make_optimizers),
         ("config.dtypes", "verl's engines read them behind the start of all workers", _read_dtypes),
         ("config.classes", "verl loads them behind the start of all workers", _load_classes),
@@ -107,14 +109,27 @@ def _make_trainer(config: DictConfig, case: Case) -> None:
     get_trainer_cls(config.trainer.v1.trainer_mode)(config=config)
 
 
-def _find_functions(config: DictConfig, case: Case) -> None:
+def _call_functions(config: DictConfig, case: Case) -> None:
+    """Find what a step computes with by its names, and compute with it once."""
     import torch
     from verl.trainer.ppo.core_algos import get_adv_estimator_fn, get_policy_loss_fn, kl_penalty
+    from verl.trainer.ppo.rollout_corr_helper import compute_rollout_correction_and_rejection_mask
+    from verl.utils.config import omega_conf_to_dataclass
 
     actor = config.actor_rollout_ref.actor
     get_adv_estimator_fn(str(config.algorithm.adv_estimator))
-    get_policy_loss_fn(actor.policy_loss.loss_mode)
-    zero: Any = torch.zeros(1, 1)
+    loss = get_policy_loss_fn(actor.policy_loss.loss_mode)
+    zero: Any = torch.zeros(1, 2)
+    mask = torch.ones(1, 2)
+    with contextlib.suppress(InstantiationException):  # validate_config says so
+        loss(zero, zero, zero, mask, actor.loss_agg_mode, omega_conf_to_dataclass(actor))
+    correction = config.algorithm.get("rollout_correction") or {}
+    compute_rollout_correction_and_rejection_mask(
+        zero, zero, mask,
+        **{name: correction[name] for name in (
+            "rollout_is", "rollout_is_threshold", "rollout_is_batch_normalize", "rollout_rs", "rollout_rs_threshold"
+        ) if name in correction},
+    )  # fmt: skip
     for is_used, name in (
         (config.algorithm.use_kl_in_reward, config.algorithm.kl_penalty),
         (actor.use_kl_loss, actor.kl_loss_type),
@@ -134,8 +149,8 @@ def _find_functions(config: DictConfig, case: Case) -> None:
 
 def _make_optimizers(config: DictConfig, case: Case) -> None:
     import torch
-    from hydra.errors import InstantiationException
     from verl.utils.config import omega_conf_to_dataclass
+    from verl.utils.torch_functional import get_cosine_schedule_with_warmup
     from verl.workers.config.optimizer import build_optimizer
 
     if not case.is_fsdp:
@@ -145,7 +160,11 @@ def _make_optimizers(config: DictConfig, case: Case) -> None:
             settings = omega_conf_to_dataclass(section)
         except InstantiationException:
             continue  # validate_config says so
-        build_optimizer([torch.nn.Parameter(torch.zeros(1))], settings)
+        optimizer = build_optimizer([torch.nn.Parameter(torch.zeros(1))], settings)
+        if settings.lr_scheduler_type == "cosine":
+            get_cosine_schedule_with_warmup(
+                optimizer, 0, num_training_steps=1, min_lr_ratio=settings.min_lr_ratio, num_cycles=settings.num_cycles
+            )
 
 
 def _read_dtypes(config: DictConfig, case: Case) -> None:

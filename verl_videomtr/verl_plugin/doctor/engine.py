@@ -29,6 +29,7 @@ HANDED_ON = {
     "max_model_len": "max_model_len",
     "max_num_seqs": "max_num_seqs",
     "max_num_batched_tokens": "max_num_batched_tokens",
+    "enable_chunked_prefill": "enable_chunked_prefill",
     "gpu_memory_utilization": "gpu_memory_utilization",
     "logprobs_mode": "logprobs_mode",
     "scheduling_policy": "scheduling_policy",
@@ -93,7 +94,8 @@ def answer(arguments: dict[str, Any]) -> str:
             engine = AsyncEngineArgs.from_cli_args(parser.parse_args(build_cli_args_from_config(arguments)))
             # What vLLM asks behind its command line, and can without a device.
             get_model_loader(LoadConfig(load_format=engine.load_format))
-            limits = {name: getattr(engine, name) for name in ("max_num_seqs", "max_num_batched_tokens")}
+            names = ("max_num_seqs", "max_num_batched_tokens", "enable_chunked_prefill")
+            limits = {name: getattr(engine, name) for name in names}
             SchedulerConfig(
                 max_model_len=engine.max_model_len or 1,
                 is_encoder_decoder=False,

@@ -28,6 +28,7 @@ POSITIVE = Bound(rule="more than 0", holds=lambda value: 0 < value < math.inf)
 RATE = Bound(rule="more than 0 and less than 0.1", holds=lambda value: 0 < value < 0.1)
 NOT_NEGATIVE = Bound(rule="0 or more", holds=lambda value: 0 <= value < math.inf)
 COUNT = Bound(rule="a whole number of at least 1", holds=lambda value: value >= 1 and value == int(value))
+SEED = Bound(rule="a whole number of 0 or more", holds=lambda value: value >= 0 and value == int(value))
 SHARE = Bound(rule="more than 0 and at most 1", holds=lambda value: 0 < value <= 1)
 TOP_K = Bound(
     rule="-1 (all tokens) or a whole number of at least 1",
@@ -37,6 +38,9 @@ SAMPLED = Bound(
     rule="-1 (all tokens) or a whole number of at least 2",
     holds=lambda value: value != 1 and TOP_K.holds(value),
 )
+
+LONG = 20
+"""Steps of a run that is more than a trial."""
 
 _STILL = "no update changes the model: the run trains on nothing"
 _RATE = "the model stays as it was, or AdamW's first step leaves nothing of it"
@@ -81,6 +85,7 @@ BOUNDS: tuple[tuple[str, Bound, str, str], ...] = (
     (f"{ROLLOUT}.tensor_model_parallel_size", COUNT, _START, "1"),
     (f"{ROLLOUT}.agent.num_workers", COUNT, "no worker plays an episode: the run waits for ever", "8"),
     ("reward.num_workers", COUNT, _START, "1"),
+    (f"{ROLLOUT}.seed", SEED, _START, "0"),
     ("data.dataloader_num_workers", NOT_NEGATIVE, "the loader refuses it", "2"),
 )
 """Key, what it must be, what happens else, a value that works. Null is the absence of a bound, and fine."""
@@ -123,6 +128,7 @@ def _steps(case: Case) -> Iterator[Finding]:
             overrides=["trainer.critic_warmup=0"],
             advice="or more steps",
         )
+    yield from _last_step(case)
     for role, section in (("actor", f"{ACTOR}.optim"), ("critic", "critic.optim")):
         if (role == "critic" and not case.has_critic) or steps is None:
             continue
@@ -149,6 +155,29 @@ def _steps(case: Case) -> Iterator[Finding]:
             f"skip.rollout_tq.enable=true: steps are played from {case.get('skip.rollout_tq.dump_dir')}",
             why="episodes of another policy are trained on",
             overrides=["skip.rollout_tq.enable=false"],
+        )
+
+
+def _last_step(case: Case) -> Iterator[Finding]:
+    """The trainer saves and validates at its last step by the number of steps, and ends by that of epochs too."""
+    steps, rows = case.get("trainer.total_training_steps"), len(case.samples.get("train", ()))
+    each = rows // int(case.config.data.train_batch_size)
+    if steps is not None and each and int(steps) > (played := each * int(case.config.trainer.total_epochs)):
+        yield warning(
+            "config.steps",
+            f"trainer.total_training_steps={steps}, and trainer.total_epochs={case.config.trainer.total_epochs} of "
+            f"{each} steps end the run after {played}",
+            why="the step at which it saves and validates once more never comes: what was trained last is lost",
+            overrides=[f"trainer.total_epochs={-(-int(steps) // each)}"],
+            advice=f"or trainer.total_training_steps={played}",
+        )
+    save_freq = int(case.get("trainer.save_freq", -1))
+    if save_freq <= 0 and (case.num_steps or 0) >= LONG and not case.get("trainer.val_only"):
+        yield warning(
+            "config.checkpoint",
+            f"trainer.save_freq={save_freq} with {case.num_steps} steps",
+            why="no checkpoint is ever saved: nothing of the trained policy is left, at the end or after a crash",
+            overrides=["trainer.save_freq=20"],
         )
 
 
