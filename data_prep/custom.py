@@ -19,7 +19,7 @@ from data_prep import command
 from data_prep.annotations import AnnotationError, read_records, require_columns
 from data_prep.choices import check_distinct, letter_of_either, list_of, read_options
 from data_prep.drops import DropList, Dropped, collect, own_ids, plain_text, seconds_of, text_of
-from data_prep.relevance import Segments
+from data_prep.relevance import Segments, read_segments
 from data_prep.videos import Probed, probe_videos
 from verl_videomtr.answers import QUESTION_TYPES
 from verl_videomtr.sample import Sample
@@ -109,12 +109,7 @@ def _duration(
 
 def _segments(value: Any) -> Segments | None:
     spans = list_of(value, what="segments")
-    if not spans:
-        return None
-    try:
-        return tuple((float(start), float(end)) for start, end in spans)
-    except (TypeError, ValueError):
-        raise Dropped("segments are not pairs of seconds", f"{value!r}; expected [[start, end], ...]") from None
+    return read_segments(spans) if spans else None
 
 
 def _group(value: Any) -> str | list[str]:

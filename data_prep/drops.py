@@ -104,13 +104,20 @@ def own_ids(given: Sequence[Any]) -> list[str]:
     return ids
 
 
-def seconds_of(value: Any) -> float | None:
-    """Return a length in seconds; None where there is none: not a number, not above 0, or without end."""
+def number_of(value: Any) -> float | None:
+    """Return a finite number, given as one or as its text; None for all else, Python's own `1_000` among it."""
     try:
-        seconds = float(text_of(value))
+        text = "" if isinstance(value, bool) else text_of(value)
+        number = math.nan if "_" in text else float(text)
     except (ValueError, OverflowError):
         return None
-    return seconds if 0.0 < seconds < math.inf else None
+    return number if math.isfinite(number) else None
+
+
+def seconds_of(value: Any) -> float | None:
+    """Return a length in seconds; None where there is none: not a number, not above 0, or without end."""
+    seconds = number_of(value)
+    return seconds if seconds is not None and seconds > 0.0 else None
 
 
 def plain_text(value: Any, *, what: str) -> str:

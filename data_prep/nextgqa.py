@@ -18,7 +18,7 @@ from data_prep import command
 from data_prep.annotations import AnnotationError, find_file, read_json, read_records, require_columns
 from data_prep.choices import check_distinct, letter_of_text
 from data_prep.drops import DropList, Dropped, collect, seconds_of, text_of
-from data_prep.relevance import RelevanceFilter, clip_segments
+from data_prep.relevance import RelevanceFilter, Segments, clip_segments, read_segments
 from verl_videomtr.sample import Sample
 
 SOURCE = "nextgqa"
@@ -37,7 +37,7 @@ class Counts:
     passed: int = 0
     """Questions that pass the relevance filter, whatever else is wrong with them."""
     clipped: int = 0
-    """Spans that reached outside their video."""
+    """Spans that reached outside their video, or did not end after their start."""
 
 
 def convert(
@@ -101,10 +101,10 @@ def print_counts(counts: Counts, *, split: str, kept: int) -> None:
             (f"{SOURCE} {split}", counts.groundings, counts.questions, counts.passed, kept),
         ]
     )
-    print(f"spans outside their video, clipped: {counts.clipped:,}")
+    print(f"spans outside their video or reversed, clipped or lost: {counts.clipped:,}")
 
 
-def _spans(grounding: Mapping[str, Any], *, video_id: str, qid: str) -> tuple[float, list[list[float]]]:
+def _spans(grounding: Mapping[str, Any], *, video_id: str, qid: str) -> tuple[float, Segments]:
     video = grounding.get(video_id)
     if video is None:
         raise Dropped("no grounding", f"video {video_id} is not in the file")
@@ -116,7 +116,7 @@ def _spans(grounding: Mapping[str, Any], *, video_id: str, qid: str) -> tuple[fl
         raise Dropped("malformed grounding", f"video {video_id}: {str(video)[:100]}")
     if not spans:
         raise Dropped("no grounding", f"video {video_id}, question {qid}")
-    return duration_seconds, spans
+    return duration_seconds, read_segments(spans)
 
 
 def _sample_id(record: Mapping[str, Any], *, split: str) -> str:

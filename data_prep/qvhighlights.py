@@ -23,7 +23,7 @@ from data_prep import command
 from data_prep.annotations import AnnotationError, read_records, require_columns
 from data_prep.drops import DropList, Dropped, seconds_of, text_of
 from data_prep.nextgqa import add_filter_arguments
-from data_prep.relevance import RelevanceFilter, Segments, clip_segments
+from data_prep.relevance import RelevanceFilter, Segments, clip_segments, read_segments
 from data_prep.rewriting import Choice, read_rewrite, request_body, request_key
 from data_prep.videos import probe_videos, require_root
 from verl_videomtr.sample import Sample, SampleError
@@ -124,10 +124,7 @@ def _query(record: Mapping[str, Any], *, relevance: RelevanceFilter, prefix: str
     duration_seconds = seconds_of(record["duration"])
     if duration_seconds is None:
         raise Dropped("malformed annotation", f"duration={record['duration']!r}; expected seconds > 0")
-    try:
-        segments, _ = clip_segments(record["relevant_windows"], duration_seconds=duration_seconds)
-    except (ArithmeticError, TypeError, ValueError):
-        raise Dropped("malformed annotation", f"{record['relevant_windows']!r}; expected pairs of seconds") from None
+    segments, _ = clip_segments(read_segments(record["relevant_windows"]), duration_seconds=duration_seconds)
     if not text_of(record["qid"]) or not clip:
         raise Dropped("malformed annotation", "no qid or no vid")
     if not segments:

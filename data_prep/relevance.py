@@ -11,8 +11,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
-from data_prep.drops import Dropped
+from data_prep.drops import Dropped, number_of
 
 Segments = tuple[tuple[float, float], ...]
 
@@ -29,8 +30,8 @@ class RelevanceFilter:
     def __post_init__(self) -> None:
         if not 0.0 < self.max_ratio <= 1.0:
             raise ValueError(f"max_ratio={self.max_ratio}; expected 0 < max_ratio <= 1")
-        if self.min_duration_seconds < 0.0:
-            raise ValueError(f"min_duration_seconds={self.min_duration_seconds}; expected >= 0")
+        if not 0.0 <= self.min_duration_seconds < math.inf:
+            raise ValueError(f"min_duration_seconds={self.min_duration_seconds}; expected 0 or more seconds")
 
     def check(self, segments: Segments, *, duration_seconds: float) -> None:
         """Raise Dropped if the question does not pass."""
@@ -52,21 +53,31 @@ def union_seconds(segments: Iterable[tuple[float, float]]) -> float:
     return total
 
 
-def clip_segments(segments: Iterable[Iterable[float]], *, duration_seconds: float) -> tuple[Segments, int]:
+def read_segments(value: Any) -> Segments:
+    """Return annotated spans, [[start, end], ...], as numbers.
+
+    Raises:
+        Dropped: one is no pair of two numbers. The text "12" has two characters, and is none.
+    """
+    spans = value if isinstance(value, (list, tuple)) else [value]
+    pairs = [span if isinstance(span, (list, tuple)) else () for span in spans]
+    times = [tuple(map(number_of, pair)) for pair in pairs]
+    if any(len(pair) != 2 or None in pair for pair in times):
+        raise Dropped("segments are not pairs of seconds", f"{value!r:.200}; expected [[start, end], ...]")
+    return tuple((start, end) for start, end in times if start is not None and end is not None)
+
+
+def clip_segments(segments: Segments, *, duration_seconds: float) -> tuple[Segments, int]:
     """Cut segments to the video; return those that are left and how many were cut or lost.
 
     Args:
-        segments: (start, end) in seconds, in any order.
+        segments: (start, end) in seconds, in any order. One that does not end after its start is lost.
         duration_seconds: length of the video.
-    Raises:
-        ValueError: a time is not a number, or without end.
     """
     kept, num_clipped = [], 0
     for start, end in segments:
-        if not (math.isfinite(float(start)) and math.isfinite(float(end))):
-            raise ValueError(f"segment ({start}, {end}); expected finite seconds")
-        cut_start, cut_end = max(0.0, float(start)), min(float(end), float(duration_seconds))
-        num_clipped += (cut_start, cut_end) != (start, end)
-        if cut_start < cut_end:
-            kept.append((cut_start, cut_end))
+        cut = max(0.0, start), min(end, duration_seconds)
+        if cut[0] < cut[1]:
+            kept.append(cut)
+        num_clipped += cut != (start, end) or start >= end
     return tuple(kept), num_clipped

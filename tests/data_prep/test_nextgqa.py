@@ -57,10 +57,14 @@ def test_union_counts_overlapping_seconds_once():
 
 
 def test_clip_cuts_at_both_ends_and_loses_what_lies_outside():
-    assert clip_segments([[-1, 3], [8, 12], [10, 11], [4, 5]], duration_seconds=10) == (
-        ((0.0, 3.0), (8.0, 10.0), (4.0, 5.0)),
-        3,
-    )
+    spans = ((-1.0, 3.0), (8.0, 12.0), (10.0, 11.0), (4.0, 5.0))
+    assert clip_segments(spans, duration_seconds=10.0) == (((0.0, 3.0), (8.0, 10.0), (4.0, 5.0)), 3)
+
+
+def test_reversed_span_is_lost_and_counted(tmp_path):
+    write_annotations(tmp_path, rows=[question("1", 0)], grounding={"1": video(60, **{"0": [[9, 5], ["1", "2"]]})})
+    (sample,), _, counts = convert(tmp_path)
+    assert (sample.segments, counts.groundings, counts.clipped) == (((1.0, 2.0),), 2, 1)
 
 
 def test_row_holds_what_the_files_say(tmp_path):
@@ -113,11 +117,17 @@ def test_each_unusable_row_is_listed_with_its_reason(tmp_path):
         (float("nan"), [[0, 5]], "malformed grounding"),
         ("long", [[0, 5]], "malformed grounding"),
         (None, [[0, 5]], "malformed grounding"),
-        (60, [[float("nan"), 5]], "malformed record"),
-        (60, [[0, float("inf")]], "malformed record"),
-        (60, [[0, 5, 9]], "malformed record"),
-        (60, "0-5", "malformed record"),
-        (60, {"start": 0}, "malformed record"),
+        (60, [[float("nan"), 5]], "segments are not pairs of seconds"),
+        (60, [[0, float("inf")]], "segments are not pairs of seconds"),
+        (60, [[0, 5, 9]], "segments are not pairs of seconds"),
+        (60, "0-5", "segments are not pairs of seconds"),
+        (60, {"start": 0}, "segments are not pairs of seconds"),
+        (60, ["05", "09"], "segments are not pairs of seconds"),
+        (60, [{"1": 0, "5": 0}], "segments are not pairs of seconds"),
+        (60, [[False, True]], "segments are not pairs of seconds"),
+        (60, [["1_0", "2_0"]], "segments are not pairs of seconds"),
+        (60, [["0:05", "0:09"]], "segments are not pairs of seconds"),
+        (60, [[9, 5]], "no span inside the video"),
     ],
 )
 def test_times_that_are_none_are_listed_not_guessed(tmp_path, duration, spans, reason):
@@ -133,6 +143,12 @@ def test_thirty_seconds_is_long_enough_and_both_limits_can_be_moved(tmp_path):
     assert len(convert(tmp_path)[0]) == 1
     assert len(convert(tmp_path, min_duration_seconds=31)[0]) == 0
     assert len(convert(tmp_path, max_ratio=0.4)[0]) == 0
+
+
+@pytest.mark.parametrize("changes", [{"min_duration_seconds": float("nan")}, {"max_ratio": float("nan")}])
+def test_filter_that_lets_all_through_unseen_is_refused(changes):
+    with pytest.raises(ValueError, match="expected 0"):
+        RelevanceFilter(**changes)
 
 
 def test_span_past_the_end_is_clipped_and_counted(tmp_path):

@@ -466,7 +466,8 @@ def test_filter_and_short_queries_cost_nothing(tmp_path, capsys):
         "query of fewer than 4 words  (qvhighlights/1)",
         "video shorter than 30 s  (qvhighlights/2)",
         "no window inside the video  (qvhighlights/3)",
-        "5  malformed annotation  (qvhighlights/4, qvhighlights/7, qvhighlights/8, ...)",
+        "3  segments are not pairs of seconds  (qvhighlights/4, qvhighlights/8, qvhighlights/9)",
+        "2  malformed annotation  (qvhighlights/7, qvhighlights/10)",
         "qid occurs twice  (qvhighlights/5)",
     ):
         assert reason in output
