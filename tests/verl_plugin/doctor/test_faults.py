@@ -18,6 +18,7 @@ from verl_videomtr.verl_plugin.doctor.weights import complaint_of
 pytest_plugins = ["doctor_setting"]
 
 CORRECTION = "algorithm.rollout_correction"
+SAMPLER = "trainer.v1.sampler.custom_sampler"
 
 
 CHECKS = {
@@ -80,6 +81,13 @@ FAULTS = [
     ("config.learning", [f"{ACTOR}.strategy=fsdp3"], "expected one of fsdp"),
     ("config.learning", [f"{ACTOR}.clip_ratio_c=0.5"], "should be greater than 1.0"),
     ("config.learning", [f"{ACTOR}.policy_loss.loss_mode=dro"], "dro_beta must be a positive value"),
+    ("config.learning", ["critic.loss_agg_mode=mean"], "Invalid loss_agg_mode: mean"),
+    ("config.classes", [f"{SAMPLER}.path=/no/sampler.py", f"{SAMPLER}.name=Sampler"], "sampler.py"),
+    ("config.classes", [f"{ROLLOUT}.checkpoint_engine.backend=copy"], "Checkpoint engine copy not registered"),
+    ("config.classes", ["transfer_queue.backend.storage_backend=Store"], "storage_backend=Store"),
+    ("config.checkpoint", [f"{ACTOR}.checkpoint.load_contents=[weights]"], "has weights"),
+    ("config.checkpoint", ["critic.checkpoint.load_contents=[optimizer]"], "is without model"),
+    ("config.values", ["transfer_queue.backend.SimpleStorage.num_data_storage_units=0"], "at least 1"),
     ("config.learning", [f"{CORRECTION}.rollout_is=tokens"], "Invalid rollout_is: tokens"),
     ("config.learning", [f"{CORRECTION}.rollout_is=token", f"{CORRECTION}.rollout_is_threshold=0"], "must be positive"),
     ("config.learning", [f"{CORRECTION}.rollout_rs=token_k1"], "rollout_rs_threshold must be explicitly provided"),

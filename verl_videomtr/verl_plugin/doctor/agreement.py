@@ -112,7 +112,7 @@ def _make_trainer(config: DictConfig, case: Case) -> None:
 def _call_functions(config: DictConfig, case: Case) -> None:
     """Find what a step computes with by its names, and compute with it once."""
     import torch
-    from verl.trainer.ppo.core_algos import get_adv_estimator_fn, get_policy_loss_fn, kl_penalty
+    from verl.trainer.ppo.core_algos import compute_value_loss, get_adv_estimator_fn, get_policy_loss_fn, kl_penalty
     from verl.trainer.ppo.rollout_corr_helper import compute_rollout_correction_and_rejection_mask
     from verl.utils.config import omega_conf_to_dataclass
 
@@ -123,6 +123,8 @@ def _call_functions(config: DictConfig, case: Case) -> None:
     mask = torch.ones(1, 2)
     with contextlib.suppress(InstantiationException):  # validate_config says so
         loss(zero, zero, zero, mask, actor.loss_agg_mode, omega_conf_to_dataclass(actor))
+    if case.has_critic:
+        compute_value_loss(zero, zero, zero, mask, config.critic.cliprange_value, config.critic.loss_agg_mode)
     correction = config.algorithm.get("rollout_correction") or {}
     compute_rollout_correction_and_rejection_mask(
         zero, zero, mask,
@@ -187,7 +189,14 @@ def _read_dtypes(config: DictConfig, case: Case) -> None:
 
 def _load_classes(config: DictConfig, case: Case) -> None:
     """Everything that a key names by its path: modules, classes, files of settings."""
-    from verl.utils.import_utils import import_external_libs, load_class_from_fqn, resolve_config_path
+    from transfer_queue.storage.bootstrap.provider import StorageBootstrapProvider
+    from verl.checkpoint_engine import CheckpointEngineRegistry
+    from verl.utils.import_utils import (
+        import_external_libs,
+        load_class_from_fqn,
+        load_extern_object,
+        resolve_config_path,
+    )
 
     from verl_videomtr.sample import AGENT_NAME
 
@@ -196,6 +205,15 @@ def _load_classes(config: DictConfig, case: Case) -> None:
         import_external_libs(case.get(f"{key}.external_lib"))
     if manager := rollout.agent.get("agent_loop_manager_class"):
         load_class_from_fqn(manager, "agent_loop_manager_class")
+    sampler = OmegaConf.select(config, "trainer.v1.sampler.custom_sampler") or {}
+    if sampler.get("path") and sampler.get("name"):
+        load_extern_object(sampler["path"], sampler["name"])
+    if not case.elsewhere:  # other engines need packages that may be there
+        import_external_libs(rollout.checkpoint_engine.get("custom_backend_module") or None)
+        CheckpointEngineRegistry.get(rollout.checkpoint_engine.backend)
+    backend = config.transfer_queue.backend.storage_backend
+    if StorageBootstrapProvider.get_provider(backend) is None:
+        raise ValueError(f"TransferQueue knows no transfer_queue.backend.storage_backend={backend}")
     for key in ("agent.agent_loop_config_path", "multi_turn.tool_config_path"):
         path = OmegaConf.select(rollout, key)
         if path and not Path(resolve_config_path(path)).is_file():

@@ -39,6 +39,8 @@ SAMPLED = Bound(
     holds=lambda value: value != 1 and TOP_K.holds(value),
 )
 
+STATES = ("model", "optimizer", "extra")
+"""What a run goes on from."""
 LONG = 20
 """Steps of a run that is more than a trial."""
 
@@ -86,6 +88,7 @@ BOUNDS: tuple[tuple[str, Bound, str, str], ...] = (
     (f"{ROLLOUT}.agent.num_workers", COUNT, "no worker plays an episode: the run waits for ever", "8"),
     ("reward.num_workers", COUNT, _START, "1"),
     (f"{ROLLOUT}.seed", SEED, _START, "0"),
+    ("transfer_queue.backend.SimpleStorage.num_data_storage_units", COUNT, _START, "2"),
     ("data.dataloader_num_workers", NOT_NEGATIVE, "the loader refuses it", "2"),
 )
 """Key, what it must be, what happens else, a value that works. Null is the absence of a bound, and fine."""
@@ -182,23 +185,8 @@ def _last_step(case: Case) -> Iterator[Finding]:
 
 
 def _checkpoints(case: Case) -> Iterator[Finding]:
-    known = {"model", "optimizer", "extra", "hf_model"}
     for section in [ACTOR, *(["critic"] if case.has_critic else [])]:
-        contents = list(case.get(f"{section}.checkpoint.save_contents", []))
-        if wrong := [name for name in contents if name not in known]:
-            yield error(
-                "config.checkpoint",
-                f"{section}.checkpoint.save_contents={contents} has {', '.join(map(str, wrong))}",
-                why=f"verl saves what it knows ({', '.join(sorted(known))}) and leaves out the rest without a word",
-                overrides=[f"{section}.checkpoint.save_contents=[model,optimizer,extra]"],
-            )
-        elif missing := [name for name in ("model", "optimizer", "extra") if name not in contents]:
-            yield warning(
-                "config.checkpoint",
-                f"{section}.checkpoint.save_contents={contents} is without {', '.join(missing)}",
-                why="the run cannot be continued from such a checkpoint as it was",
-                overrides=[f"{section}.checkpoint.save_contents=[model,optimizer,extra]"],
-            )
+        yield from _contents(case, f"{section}.checkpoint")
         if case.get(f"{section}.checkpoint.async_save") and case.is_fsdp:
             yield error(
                 "config.checkpoint",
@@ -221,6 +209,29 @@ def _checkpoints(case: Case) -> Iterator[Finding]:
             why="a resumed run removes the checkpoint that it came from: killed before its next one, all is lost",
             overrides=["trainer.del_local_ckpt_after_load=false"],
         )
+
+
+def _contents(case: Case, section: str) -> Iterator[Finding]:
+    """What a checkpoint holds, and what a run that goes on from one reads of it."""
+    for key, needed in ((f"{section}.save_contents", STATES), (f"{section}.load_contents", STATES[:1])):
+        contents = list(case.get(key, STATES))
+        fix = [f"{key}=[{','.join(STATES)}]"]
+        if case.follows(key):
+            continue
+        if wrong := [name for name in contents if name not in (*STATES, "hf_model")]:
+            yield error(
+                "config.checkpoint",
+                f"{key}={contents} has {', '.join(map(str, wrong))}",
+                why=f"verl knows {', '.join((*STATES, 'hf_model'))}, and leaves out the rest without a word",
+                overrides=fix,
+            )
+        elif missing := [name for name in needed if name not in contents]:
+            yield warning(
+                "config.checkpoint",
+                f"{key}={contents} is without {', '.join(missing)}",
+                why="the run cannot be continued from such a checkpoint as it was",
+                overrides=fix,
+            )
 
 
 def _sampling(case: Case) -> Iterator[Finding]:
