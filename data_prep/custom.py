@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,22 @@ def convert(
     return collect(records, name=lambda record: ids[id(record)], make=make, drops=drops), drops
 
 
+def require_known_spelling(records: Sequence[Mapping[str, Any]], *, path: Path) -> None:
+    """Refuse a column like `Options` or `segment`: it would pass as metadata, and the question lose its options.
+
+    Raises:
+        AnnotationError: a record has such a column in place of the one that is read.
+    """
+    read = {name.rstrip("s"): name for name in REQUIRED + OPTIONAL}
+    for record_idx, record in enumerate(records):
+        for column in record:
+            folded = str(column).strip().casefold().replace(" ", "_").replace("-", "_").rstrip("s")
+            if read.get(folded, column) not in record:
+                raise AnnotationError(
+                    f"column {column!r} is not read; expected {read[folded]!r}; {path}, record {record_idx}; rename it"
+                )
+
+
 def _answer(record: Mapping[str, Any], options: tuple[str, ...]) -> tuple[str, str]:
     given = text_of(record.get("question_type"))
     if given and given not in QUESTION_TYPES:
@@ -119,6 +136,7 @@ def _group(value: Any) -> str | list[str]:
 def _run(arguments: argparse.Namespace) -> int:
     records = read_records(arguments.input)
     require_columns(records, REQUIRED, path=arguments.input)
+    require_known_spelling(records, path=arguments.input)
     unknown = [column for column in arguments.group if all(column not in record for record in records)]
     if unknown:
         raise AnnotationError(
@@ -139,7 +157,13 @@ def _run(arguments: argparse.Namespace) -> int:
         probed=probed,
     )
     print(f"records: {len(records):,}")
-    command.finish(samples, drops=drops, out=arguments.out, videos=arguments.videos, probed=probed)
+    kept = dict.fromkeys(str(column) for record in records for column in record if column not in REQUIRED + OPTIONAL)
+    if kept:
+        print(f"columns that are metadata only: {', '.join(map(command.shown, kept))}")
+    written = command.finish(samples, drops=drops, out=arguments.out, videos=arguments.videos, probed=probed)
+    types = Counter(sample.question_type for sample in written)
+    shares = [*types.items(), ("with evidence", sum(sample.segments is not None for sample in written))]
+    print("  ".join(f"{name} {count:,}" for name, count in shares))
     return 0
 
 

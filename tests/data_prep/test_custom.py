@@ -178,6 +178,26 @@ def test_missing_column_names_the_record(tmp_path, capsys):
     assert "columns ['answer'] are not there" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("column", ["Options", " options ", "option", "Segments", "segment", "Duration Seconds", "ID"])
+def test_column_that_is_nearly_one_that_is_read_is_refused(tmp_path, capsys, column):
+    name = {"o": "options", "s": "segments", "d": "duration_seconds", "i": "id"}[column.strip()[0].lower()]
+    record = {"id": 7, **CHOICE}
+    path = write_lines(tmp_path / "mine.jsonl", record, {column if key == name else key: record[key] for key in record})
+    assert run(path) == (1, [])
+    assert f"column {column!r} is not read; expected {name!r}" in (message := capsys.readouterr().err)
+    assert "mine.jsonl, record 1" in message
+    assert run(write_lines(path, {**record, column: 1}))[0] == 0  # beside the real one it is the user's own
+
+
+def test_what_was_made_of_the_columns_is_said(tmp_path, capsys):
+    record = {**CHOICE, "answer": "tea", "choices": CHOICE["options"]}
+    del record["options"], record["segments"]
+    assert run(write_lines(tmp_path / "mine.jsonl", record, CHOICE, CHOICE))[0] == 0
+    output = capsys.readouterr().out
+    assert "columns that are metadata only: choices\n" in output
+    assert "free_text 1  multiple_choice 2  with evidence 2\n" in output
+
+
 def test_group_that_is_no_column_is_refused(tmp_path, capsys):
     assert run(write_lines(tmp_path / "mine.jsonl", CHOICE), "--group", "colour") == (1, [])
     assert "--group ['colour'] are not columns" in capsys.readouterr().err
