@@ -17,7 +17,7 @@ from pathlib import Path
 from data_prep import command
 from data_prep.mix import source_video
 from data_prep.videos import UnjudgedVideosError, length_problem, probe_videos
-from verl_videomtr.sample import Sample, SampleError, load_rows
+from verl_videomtr.sample import Sample, SampleError, is_blank, load_rows
 
 DURATION_TOLERANCE_SECONDS = 1.0
 """Annotated durations are often whole seconds, rounded either way."""
@@ -65,7 +65,7 @@ def check_file(path: Path, findings: Findings) -> list[Sample]:
     for sample in samples:
         if len({text.casefold() for text in sample.options}) < len(sample.options):
             findings.note("options repeat a text", f"{path}: {sample.sample_id}")
-        if not all(text.strip() for text in sample.options):
+        if any(map(is_blank, sample.options)):
             findings.note("an option is empty", f"{path}: {sample.sample_id}")
     return samples
 

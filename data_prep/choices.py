@@ -6,14 +6,20 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from data_prep.drops import Dropped, text_of
 from verl_videomtr.answers import LETTERS
+from verl_videomtr.sample import is_blank
 
 _INLINE_OPTIONS = (re.compile(r"\n\s*\(([A-Z])\)\s*"), re.compile(r"\n\s*([A-Z])[).:]\s+"))
-_LETTER = re.compile(r"^\(?([A-Za-z])\)?[.:]?$")
+_LETTER = re.compile(r"\(?([A-Za-z])\)?[.:]?")
+_LABELLED = re.compile(
+    r"(?:[(（]([A-ZＡ-Ｚ])[)）](?![(（])|([A-ZＡ-Ｚ])[.):．）：、])\s*(.*)", re.IGNORECASE | re.DOTALL
+)
+"""A letter of its own and a text; "(a)(c)" is a text that names two."""
 
 
 def list_of(value: Any, *, what: str) -> list[Any]:
@@ -40,7 +46,7 @@ def read_options(value: Any) -> tuple[str, ...]:
     Raises:
         Dropped: they are given as something else.
     """
-    if isinstance(value, Mapping) and "".join(map(str, value)) == LETTERS[: len(value)]:
+    if isinstance(value, Mapping) and "".join(map(str, value)).upper() == LETTERS[: len(value)]:
         value = list(value.values())
     texts = list_of(value, what="options")
     odd = next((text for text in texts if isinstance(text, (list, dict, bool))), None)
@@ -50,18 +56,28 @@ def read_options(value: Any) -> tuple[str, ...]:
 
 
 def strip_letters(options: Sequence[Any]) -> tuple[str, ...]:
-    """Remove "A. ", "(A) ", "A: " where every option has its own letter in order; else leave the texts alone.
+    """Remove "A. ", "(a) ", "A：" where every option has its own letter in order; else leave the texts alone.
 
     All or nothing: an option that merely begins like a letter ("A. Lincoln") stays whole.
     """
     texts = tuple(text_of(option) for option in options)
-    stripped = []
-    for letter, text in zip(LETTERS, texts, strict=False):
-        match = re.match(rf"^(?:\({letter}\)|{letter}[.):])\s*(.*)$", text, flags=re.DOTALL)
-        if match is None:
-            return texts
-        stripped.append(match.group(1).strip())
-    return tuple(stripped)
+    parts = [_labelled(text) for text in texts]
+    if "".join(letter for letter, _ in parts) != LETTERS[: len(texts)] or len(texts) > len(LETTERS):
+        return texts
+    return tuple(text for _, text in parts)
+
+
+def _labelled(text: str) -> tuple[str, str]:
+    """Split "b) tea" into the upper-case letter and the text; ("", text) where there is no letter."""
+    match = _LABELLED.fullmatch(text)
+    if match is None:
+        return "", text
+    return unicodedata.normalize("NFKC", match[1] or match[2]).upper(), match[3].strip()
+
+
+def _spelling(text: str) -> str:
+    """Return a text such that two which look the same are equal: accents in one character, any blanks one blank."""
+    return " ".join(unicodedata.normalize("NFC", text).split())
 
 
 def split_inline_options(text: str) -> tuple[str, tuple[str, ...]]:
@@ -92,10 +108,23 @@ def letter_of_text(answer: Any, options: Sequence[str]) -> str:
     Raises:
         Dropped: no option has this text.
     """
-    text = text_of(answer)
-    if text not in options:
+    text = _spelling(text_of(answer))
+    positions = [position for position, option in enumerate(options) if _spelling(option) == text]
+    if not positions:
         raise Dropped("answer is not among the options", f"{text!r} in {list(options)}")
-    return LETTERS[max(position for position, option in enumerate(options) if option == text)]
+    return LETTERS[positions[-1]]
+
+
+def letter_of_labelled_text(answer: Any, options: Sequence[str]) -> str:
+    """Return the letter of "B. tea" where the second of the options is "tea".
+
+    Raises:
+        Dropped: it is not an option behind its own letter.
+    """
+    letter, text = _labelled(text_of(answer))
+    if not letter or letter not in LETTERS[: len(options)] or letter_of_text(text, options) != letter:
+        raise Dropped("answer is not among the options", f"{answer!r} in {list(options)}")
+    return letter
 
 
 def letter_of_letter(answer: Any, options: Sequence[str]) -> str:
@@ -104,7 +133,7 @@ def letter_of_letter(answer: Any, options: Sequence[str]) -> str:
     Raises:
         Dropped: it is not the letter of an option.
     """
-    match = _LETTER.match(text_of(answer))
+    match = _LETTER.fullmatch(unicodedata.normalize("NFKC", text_of(answer)))
     if match is None or match.group(1).upper() not in LETTERS[: len(options)]:
         raise Dropped("answer is not among the options", f"{answer!r} with {len(options)} options")
     return match.group(1).upper()
@@ -119,7 +148,8 @@ def letter_of_either(answer: Any, options: Sequence[str], *, as_given: Sequence[
         Dropped: it is neither, or it is the text of one option and the letter of another.
     """
     found = set()
-    for read, texts in ((letter_of_text, options), (letter_of_text, as_given), (letter_of_letter, options)):
+    readings = (letter_of_text, options), (letter_of_text, as_given), (letter_of_labelled_text, options)
+    for read, texts in (*readings, (letter_of_letter, options)):
         try:
             found.add(read(answer, texts))
         except Dropped:
@@ -136,9 +166,9 @@ def check_distinct(options: Sequence[str]) -> None:
 
     For questions to train on. Benchmarks have such options, and count the questions.
     """
-    if not all(options):
+    if any(map(is_blank, options)):
         raise Dropped("empty option text", repr(list(options)))
-    folded = [option.casefold() for option in options]
+    folded = [_spelling(option).casefold() for option in options]
     for position, text in enumerate(folded):
         if text in folded[:position]:
             raise Dropped("duplicate option text", repr(options[position]))

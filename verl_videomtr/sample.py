@@ -15,8 +15,10 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterable, Mapping
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Real
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, overload
 
@@ -283,7 +285,7 @@ def resolve_video(video: str, root: str | os.PathLike[str] | None = None, *, all
 def _problems(sample: Sample) -> Iterable[str]:
     for name in ("data_source", "sample_id", "split", "video", "question", "answer"):
         value = getattr(sample, name)
-        if not isinstance(value, str) or not value.strip():
+        if not isinstance(value, str) or is_blank(value):
             yield f"{name}={value!r}; expected non-empty text"
         elif not _is_plain(value):
             yield f"{name}={value!r}; expected text that UTF-8 can hold, without NUL"
@@ -291,7 +293,8 @@ def _problems(sample: Sample) -> Iterable[str]:
         yield f"video={sample.video!r}; expected a path without '..'"
     if isinstance(sample.index, bool) or not isinstance(sample.index, int) or not 0 <= sample.index < 2**63:
         yield f"index={sample.index!r}; expected an integer >= 0 of 64 bits"
-    for text in (sample.question, *sample.options):
+    options = sample.options if isinstance(sample.options, (tuple, list)) else ()
+    for text in (sample.question, *options):
         if isinstance(text, str) and (token := _CONTROL_TOKEN.search(text)):
             # It would be tokenized as the real thing, and an image placeholder without an image stops the run.
             yield f"{token.group()!r} in the text; expected no model control tokens in question or options"
@@ -308,6 +311,9 @@ def _problems(sample: Sample) -> Iterable[str]:
 
 
 def _answer_problems(sample: Sample) -> Iterable[str]:
+    if not isinstance(sample.options, (tuple, list)):
+        yield f"options={sample.options!r}; expected a tuple of texts"
+        return
     if sample.question_type == "multiple_choice" and not 2 <= len(sample.options) <= len(LETTERS):
         yield f"{len(sample.options)} options; expected 2 to {len(LETTERS)} for multiple choice"
         return
@@ -319,7 +325,7 @@ def _answer_problems(sample: Sample) -> Iterable[str]:
             yield f"options={sample.options!r}; expected none for question_type={sample.question_type!r}"
     elif not all(isinstance(text, str) and _is_plain(text) for text in sample.options):
         yield f"options={sample.options!r}; expected texts that UTF-8 can hold, without NUL"
-    elif problem is None and not sample.options[LETTERS.index(sample.answer)].strip():
+    elif problem is None and is_blank(sample.options[LETTERS.index(sample.answer)]):
         yield f"options={sample.options!r}; expected the right one, {sample.answer}, not to be empty"
 
 
@@ -336,9 +342,13 @@ def _time_problems(sample: Sample) -> Iterable[str]:
     if not sample.segments:
         yield "segments=(); expected at least one interval, or None where evidence is not annotated"
     for span in sample.segments:
-        is_pair = len(span) == 2 and all(isinstance(time, (int, float)) for time in span)
-        if not is_pair or not 0.0 <= span[0] < span[1] <= duration + _TIME_TOLERANCE_SECONDS:
+        if not _is_pair(span) or not 0.0 <= span[0] < span[1] <= duration + _TIME_TOLERANCE_SECONDS:
             yield f"segment {tuple(span)}; expected 0 <= start < end <= {duration} seconds"
+
+
+def is_blank(text: str) -> bool:
+    """Whether nothing of a text can be seen: it is empty, or blanks and marks like U+FEFF alone."""
+    return all(char.isspace() or unicodedata.category(char) in ("Cc", "Cf") for char in text)
 
 
 def is_url(video: str) -> bool:
@@ -375,10 +385,15 @@ def _list_of_texts(value: Any, *, name: str) -> tuple[str, ...]:
 def _segments(value: Any) -> tuple[tuple[float, float], ...] | None:
     if value is None:
         return None
-    try:
-        return tuple((float(start), float(end)) for start, end in value)
-    except (TypeError, ValueError):
-        raise SampleError(f"segments={_plain(value)!r}; expected pairs of seconds; rebuild the file") from None
+    spans = _plain(value)
+    # Checked by type: the text "12" also is a pair, of characters that are numbers.
+    if not isinstance(spans, list) or not all(isinstance(span, list) and _is_pair(span) for span in spans):
+        raise SampleError(f"segments={spans!r}; expected pairs of seconds; rebuild the file")
+    return tuple((float(start), float(end)) for start, end in spans)
+
+
+def _is_pair(span: Sequence[Any]) -> bool:
+    return len(span) == 2 and all(isinstance(time, Real) and not isinstance(time, bool) for time in span)
 
 
 def _json_object(text: Any, *, name: str) -> dict[str, Any]:

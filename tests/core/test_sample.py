@@ -18,6 +18,7 @@ from verl_videomtr.sample import (
     SCHEMA,
     Sample,
     SampleError,
+    is_blank,
     load_rows,
     question_text,
     read_rows,
@@ -79,7 +80,7 @@ def test_file_round_trip_keeps_missing_segments_and_empty_options(tmp_path):
 
 
 TEXT = st.text(st.characters(exclude_characters="\0", codec="utf-8"), min_size=1, max_size=30).filter(
-    lambda text: text.strip() and "<|" not in text
+    lambda text: not is_blank(text) and "<|" not in text
 )
 SECONDS = st.floats(0, 1e5, allow_nan=False)
 
@@ -154,6 +155,11 @@ def test_verls_stock_dataset_loads_and_mixes_the_files(tmp_path, monkeypatch):
         ({"answer": "a"}, "expected one option letter A-C"),
         ({"options": ("only one",)}, "1 options; expected 2 to 26"),
         ({"options": (" ", "two", "three")}, "expected the right one, A, not to be empty"),
+        ({"options": '["one", "two"]'}, "expected a tuple of texts"),
+        ({"options": 3}, "expected a tuple of texts"),
+        ({"options": ("\ufeff", "two", "three")}, "expected the right one, A, not to be empty"),
+        ({"question": "\u200b"}, "expected non-empty text"),
+        ({"segments": ((False, True),)}, "expected 0 <= start < end"),
         ({"options": ("one", 2, "three")}, "expected texts that UTF-8 can hold"),
         ({"options": ("one", "a\0b")}, "without NUL"),
         ({"question": "a\0b"}, "without NUL"),
@@ -212,6 +218,9 @@ def test_wrong_option_may_be_empty_and_survives_a_file(tmp_path):
         ("segments", [[1.0, None]]),
         ("segments", [1.0, 2.0]),
         ("segments", "[[1, 2]]"),
+        ("segments", ["12", "34"]),
+        ("segments", [["1", "2"]]),
+        ("segments", [[False, True]]),
         ("metadata", "[" * 100_000),
         ("groups", None),
     ],

@@ -24,6 +24,16 @@ from data_prep.drops import Dropped, text_of
         (["A: tea", "B) milk"], ("tea", "milk")),
         (["A. Lincoln", "a hat"], ("A. Lincoln", "a hat")),
         (["B. tea", "A. milk"], ("B. tea", "A. milk")),
+        (["a. tea", "b. milk"], ("tea", "milk")),
+        (["a) tea", "(b) milk"], ("tea", "milk")),
+        (["Ａ．tea", "Ｂ．milk"], ("tea", "milk")),
+        (["A、茶", "B：牛奶", "（C）水"], ("茶", "牛奶", "水")),
+        (["A. A.", "B. C.", "C. B."], ("A.", "C.", "B.")),
+        (["(a)(c).", "(b)(d)."], ("(a)(c).", "(b)(d).")),
+        (["A. (a)(c).", "B. (b)(d)."], ("(a)(c).", "(b)(d).")),
+        (["1. tea", "2. milk"], ("1. tea", "2. milk")),
+        (["A. tea", "B. "], ("tea", "")),
+        (letters := [f"{char}. x" for char in "ABCDEFGHIJKLMNOPQRSTUVWXYZ"] + ["27"], tuple(letters)),
         ([1, 2.0, " 3 "], ("1", "2", "3")),
         ([], ()),
     ],
@@ -52,6 +62,27 @@ def test_letters_of_positions_texts_and_letters():
     assert letter_of_text(" tea ", options) == "C"
     assert [letter_of_letter(text, options) for text in ("b", "(B)", "B.", "B")] == ["B"] * 4
     assert letter_of_either("milk", options) == letter_of_either("b", options) == "B"
+    assert [letter_of_letter(text, options) for text in ("Ｂ", "（b）")] == ["B"] * 2
+
+
+def test_answer_may_stand_behind_its_letter_where_both_agree():
+    assert [letter_of_either(text, ("tea", "milk")) for text in ("B. milk", "(b) milk", "B) milk")] == ["B"] * 3
+    for text in ("A. milk", "B. water", "C. milk", "B milk"):
+        with pytest.raises(Dropped, match="answer is not among the options"):
+            letter_of_either(text, ("tea", "milk"))
+    with pytest.raises(Dropped, match="two meanings"):
+        letter_of_either("A. milk", ("milk", "A. milk"))
+
+
+def test_texts_that_look_the_same_are_the_same():
+    assert letter_of_text("caf\u00e9", ("tea", "cafe\u0301")) == "B"
+    assert letter_of_text("hot tea", ("hot\u00a0 tea", "milk")) == "A"
+    for first, second in (("caf\u00e9", "cafe\u0301"), ("hot tea", "hot\u00a0tea"), ("hot tea", "Hot  tea")):
+        with pytest.raises(Dropped, match="duplicate option text"):
+            check_distinct((first, second))
+    with pytest.raises(Dropped, match="empty option text"):
+        check_distinct(("tea", "\u200b"))
+    check_distinct(("C", "C#", "C++", "-5", "5"))
 
 
 @pytest.mark.parametrize(
