@@ -3,7 +3,7 @@
 """The `videomtr` command: a table of subcommands, each in its own module, imported only when it is used.
 
 A subcommand's module has `add_arguments(parser)` and `run(args) -> int` (the exit code). What a user or a file gets
-wrong ends as one line on stderr and exit code 2.
+wrong ends as one line on stderr and exit code 2, Ctrl-C as one line and 130.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import sys
 from collections.abc import Sequence
 
 from verl_videomtr.missing_packages import explain
+from verl_videomtr.serving.texts import one_line
 
 COMMANDS = {
     "doctor": ("verl_videomtr.verl_plugin.doctor.command", "say whether a launch would run, and how to fix it"),
@@ -65,7 +66,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if (reason := explain(error)) is None:
             raise
     except (ValueError, OSError) as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(str(error))
+    except KeyboardInterrupt:
+        print(f"videomtr {command}: stopped", file=sys.stderr)
+        return 130
     print(f"videomtr {command}: {reason}", file=sys.stderr)
     return 2
 

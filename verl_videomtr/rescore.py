@@ -146,19 +146,29 @@ async def _rescore_line(
             f"a line of schema version 1, which names neither question type nor frame times; expected version 2; "
             f"{where}; make the run's lines with this version of verl-videomtr"
         )
-    episode = replay(line["episode"], question=line["question"], segments=line["segments"])
+    try:
+        episode = replay(line["episode"], question=line["question"], segments=line["segments"])
+        # The prompt set may have changed since; what the policy was told then stays.
+        record = {**episode.record(), **{name: line["episode"][name] for name in WORDS}}
+        data_source, truth = line["data_source"], line["ground_truth"]
+        extra_info = {**{name: line[name] for name in ("sample_id", *_OF_THE_ROW)}, **line["extra_info"]}
+        _require_scores(line)
+    except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
+        raise TrajectoryFileError(
+            f"a line that is no whole trajectory ({type(error).__name__}: {error}); expected what videomtr.dump.dir or "
+            f"`videomtr eval` writes; {where}; restore the file, or take the line out"
+        ) from error
     if differ := differences(line["episode"], episode):
         summary.not_replayed.append(f"{where}: {', '.join(differ)}")
-    # The prompt set may have changed since; what the policy was told then stays.
-    record = {**episode.record(), **{name: line["episode"][name] for name in WORDS}}
-    score = await score_record(
-        function,
-        record,
-        data_source=line["data_source"],
-        ground_truth=line["ground_truth"],
-        extra_info={**{name: line[name] for name in ("sample_id", *_OF_THE_ROW)}, **line["extra_info"]},
-    )
+    score = await score_record(function, record, data_source=data_source, ground_truth=truth, extra_info=extra_info)
     return {**line, "episode": record, **_scored_parts(score)}
+
+
+def _require_scores(line: Mapping[str, Any]) -> None:
+    """Read what the new scores will be compared with, as the summary does."""
+    math.fsum([float(line["correct"]), *line["turn_rewards"], *line["components"].values()])
+    for name in SCORED:
+        line[name]
 
 
 def _scored_parts(score: EpisodeScore) -> dict[str, Any]:

@@ -39,6 +39,10 @@ _DEFAULTS: dict[str, Any] = {
 """What a line may leave unsaid; one of schema version 1 has no version and says none of it."""
 
 
+_OURS = "give files that videomtr.dump.dir or `videomtr eval` has written (verl's own dumps are of another form)"
+_RUN_PARTS = ("videomtr", "reward", "sampling", "val_sampling", "drift")
+
+
 class TrajectoryFileError(ValueError):
     """A file or line that is no trajectory of a known form; the message says where and what to do."""
 
@@ -179,6 +183,17 @@ def read_run(folder: str | Path) -> dict[str, Any] | None:
         raise TrajectoryFileError(f"no JSON ({error}); {expected}") from error
     if not isinstance(run, dict):
         raise TrajectoryFileError(f"a JSON {type(run).__name__}; {expected}")
+    settings = run.get("videomtr")
+    settings = settings if isinstance(settings, dict) else {}
+    parts = {
+        **{name: run.get(name) for name in _RUN_PARTS},
+        **{name: settings.get(name) for name in ("episode", "video")},
+    }
+    if wrong := [name for name, value in parts.items() if not isinstance(value, (dict, type(None)))]:
+        raise TrajectoryFileError(f"{', '.join(wrong)} is no JSON object; {expected}")
+    files = run.get("data") or []
+    if not isinstance(files, list) or not all(isinstance(file, dict) for file in files):
+        raise TrajectoryFileError(f"data is no list of files; {expected}")
     return run
 
 
@@ -207,10 +222,9 @@ def lost_record(
 
 def _known(line: Any, *, path: Path, number: int) -> dict[str, Any]:
     """Check a decoded line, and complete an older one."""
-    if not isinstance(line, dict) or "sample_id" not in line:
+    if not isinstance(line, dict) or not isinstance(line.get("sample_id"), str):
         raise TrajectoryFileError(
-            f"a line without a sample_id; expected a trajectory; {path}, line {number}; give files that "
-            "videomtr.dump.dir or `videomtr eval` has written (verl's own dumps are of another form)"
+            f"a line without a sample_id that is a text; expected a trajectory; {path}, line {number}; {_OURS}"
         )
     version = line.get("schema_version", 1)
     if version not in (1, SCHEMA_VERSION):
@@ -218,7 +232,13 @@ def _known(line: Any, *, path: Path, number: int) -> dict[str, Any]:
             f"schema_version={version!r}; expected 1 or {SCHEMA_VERSION}; {path}, line {number}; read it with the "
             "version of verl-videomtr that wrote it, or a later one"
         )
-    return line if line.get("status") == "lost" else {**_DEFAULTS, **line}
+    if line.get("status") == "lost":
+        return line
+    if line.get("status", "played") != "played":
+        raise TrajectoryFileError(
+            f"status={line['status']!r}; expected 'played' or 'lost'; {path}, line {number}; {_OURS}"
+        )
+    return {**_DEFAULTS, **line}
 
 
 def _encode(record: Mapping[str, Any]) -> bytes:

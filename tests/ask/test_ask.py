@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from grey_video import write_grey_video
 from rich.console import Console
-from scripted_server import ScriptedServer, say
+from scripted_server import Reply, ScriptedServer, say
 
 from verl_videomtr.actions import Answer, Invalid, InvalidKind, Retrieve
 from verl_videomtr.ask.drawing import clock, reply_panel, thumbnails, timeline
@@ -132,3 +132,32 @@ def test_video_that_is_not_there_is_one_line(tmp_path, capsys):
     error = capsys.readouterr().err
     assert "gone.mp4" in error
     assert len(error.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("failure", "message"),
+    [
+        (Reply(status=400, body={"error": {"message": "no images"}}), "HTTP 400: no images"),
+        (Reply(status=500, body=b"<html>\x1b[31moops</html>"), "HTTP 500"),
+    ],
+)
+def test_episode_that_a_server_ends_is_one_line(video, capsys, caplog, failure, message):
+    with ScriptedServer(lambda request: script(request) if "Where is it?" in request.text else failure) as server:
+        assert ask(video, server, "--max-attempts", "2") == 2
+    (error,) = capsys.readouterr().err.strip().splitlines()
+    assert error.startswith("videomtr ask: the episode has no end: ")
+    assert message in error
+    assert "\x1b" not in error
+
+
+def test_interrupt_is_one_line(video, capsys, monkeypatch):
+    def interrupt(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("verl_videomtr.ask.command.compose_setup", interrupt)
+    try:
+        code = main(["ask", str(video), "What is it?"])
+    except KeyboardInterrupt:
+        pytest.fail("the command ends in a traceback")
+    assert code == 130
+    assert capsys.readouterr().err == "videomtr ask: stopped\n"

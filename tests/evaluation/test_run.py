@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import errno
 import json
 import time
 from collections import Counter
@@ -20,7 +21,7 @@ from verl_videomtr.cli import main
 from verl_videomtr.evaluation.playing import FIRST_EPISODES, Admission
 from verl_videomtr.sample import question_text, read_rows, write_rows
 from verl_videomtr.serving.endpoints import choose
-from verl_videomtr.serving.journal import Journal
+from verl_videomtr.serving.journal import Journal, JournalError
 
 KEY = "sk-very-secret-0123456789"
 LOOK = "<think>0 nothing</think><retrieve>4,9</retrieve>"
@@ -157,6 +158,37 @@ def test_other_settings_in_the_same_folder_are_refused(data, tmp_path, capsys):
         assert "the folder holds another run (sampling.temperature: 0.7 -> 0.1)" in error
         assert evaluate(data, tmp_path / "out", server, extra=["--image-format", "png"]) == 2
         assert "image_format: 'webp' -> 'png'" in capsys.readouterr().err
+
+
+def test_answers_without_their_settings_are_not_gone_on_with(data, tmp_path, capsys):
+    with ScriptedServer(knowing(data)) as server:
+        assert evaluate(data, tmp_path / "out", server) == 0
+        asked = len(played(server))
+        (tmp_path / "out" / "run.json").unlink()
+        assert evaluate(data, tmp_path / "out", server, extra=["--single-turn"]) == 2
+    assert "holds 24 answers, and no run.json says of which settings" in capsys.readouterr().err
+    assert len(played(server)) == asked
+
+
+def test_file_system_without_locks_is_not_another_run(tmp_path, monkeypatch):
+    def refuse(*arguments):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with pytest.raises(JournalError, match=r"cannot be locked .*No locks available"):
+        Journal(tmp_path / "journal.jsonl")
+
+
+def test_half_a_character_in_a_servers_error_costs_no_table(data, tmp_path, capsys):
+    """JSON may hold one, and no file of UTF-8 does."""
+    knows, odd = knowing(data), b'{"error": {"message": "bad \\ud800 frame"}}'
+
+    def script(request):
+        return Reply(status=400, body=odd) if "question 3?" in request.text else knows(request)
+
+    with ScriptedServer(script) as server:
+        assert evaluate(data, tmp_path / "out", server) == 0
+    assert "refused: HTTP 400: bad \N{REPLACEMENT CHARACTER} frame" in (tmp_path / "out" / "report.md").read_text()
 
 
 def test_failures_are_listed_wrong_in_the_main_number_and_left_out_of_the_second(data, tmp_path, capsys):
@@ -405,7 +437,9 @@ def test_hostile_texts_of_a_file_reach_no_path_and_no_terminal(data, tmp_path, c
     assert "\x1b" not in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("extra", [["--concurrency", "0"], ["--limit", "-1"], ["--max-gib", "0"]])
+@pytest.mark.parametrize(
+    "extra", [["--concurrency", "0"], ["--limit", "-1"], ["--max-gib", "0"], ["--max-gib", "inf"], ["--max-gib", "nan"]]
+)
 def test_nonsense_is_refused(data, tmp_path, capsys, extra):
     with ScriptedServer(knowing(data)) as server:
         assert evaluate(data, tmp_path / "out", server, extra=extra) == 2
@@ -497,6 +531,57 @@ def test_tables_of_a_validation_that_the_trainer_dumped(two_runs, tmp_path, caps
     assert report["data_source"] == "synthetic_needle"
     assert (report["micro"]["num"], report["micro"]["value"]) == (12, pytest.approx(10 / 12))
     assert report["failures"] == [[json.loads(lines[1])["sample_id"], "unreadable: gone"]]
+
+
+def test_tables_of_one_run_do_not_replace_those_of_another(two_runs, capsys):
+    before = (two_runs / "single" / "report.md").read_text()
+    assert main(["eval", str(two_runs / "several"), "--out", str(two_runs / "single")]) == 2
+    assert "holds a run of its own" in capsys.readouterr().err
+    assert (two_runs / "single" / "report.md").read_text() == before
+
+
+@pytest.mark.parametrize("extra", [["--limit", "3"], ["--export"], ["--single-turn"], ["+videomtr/budget=b64"]])
+def test_what_was_played_takes_no_settings(two_runs, tmp_path, capsys, extra):
+    assert main(["eval", str(two_runs / "several"), "--out", str(tmp_path / "t"), *extra]) == 2
+    assert "nothing is played anew" in capsys.readouterr().err
+    assert not (tmp_path / "t").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"episode": None}, "no whole trajectory"),
+        ({"groups": "x"}, "no whole trajectory"),
+        ({"response_seconds": ["fast"]}, "no whole trajectory"),
+        ({"turn_rewards": None}, None),
+        ({"sample_id": ["a"]}, "without a sample_id that is a text"),
+        ({"status": "half"}, "status='half'; expected 'played' or 'lost'"),
+    ],
+)
+def test_broken_line_is_one_error_with_its_place(two_runs, tmp_path, capsys, change, message):
+    """A line that reads as JSON and holds something else; what no table needs is not asked for."""
+    lines = lines_of(two_runs / "several")
+    lines[4] |= change
+    path = tmp_path / "broken.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    for command in (
+        ["eval", str(path), "--out", str(tmp_path / "t")],
+        ["compare", str(two_runs / "single"), str(path)],
+    ):
+        assert main(command) == (2 if message else 0)
+        errors = capsys.readouterr().err.splitlines()
+        assert len(errors) == bool(message)
+        assert all(message in error and str(path) in error for error in errors)
+
+
+@pytest.mark.parametrize("change", [{"videomtr": []}, {"data": [1]}, {"videomtr": {"episode": 3}}, {"drift": [1]}])
+def test_run_file_of_another_form_is_one_error(two_runs, tmp_path, capsys, change):
+    for name in ("run.json", "trajectories.jsonl"):
+        (tmp_path / name).write_bytes((two_runs / "several" / name).read_bytes())
+    run = json.loads((tmp_path / "run.json").read_text())
+    (tmp_path / "run.json").write_text(json.dumps(run | change))
+    assert main(["compare", str(two_runs / "single"), str(tmp_path)]) == 2
+    assert "expected a JSON object that describes a run" in capsys.readouterr().err
 
 
 def test_folder_without_a_run_is_named(tmp_path, capsys):

@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import re
 import resource
 import subprocess
 import sys
@@ -60,6 +61,7 @@ PASSING = {
     "no choices": Reply(body={"choices": []}),
     "no message": Reply(body={"choices": [{"finish_reason": "stop"}]}),
     "content that is no text": Reply(body=completion({"a": 1})),
+    "given up by a server that is paused": Reply(body=completion("half an ans", finish_reason="abort")),
     "no HTTP at all": Reply(raw=[b"SSH-2.0-OpenSSH\r\n"]),
 }
 
@@ -177,6 +179,70 @@ def test_account_that_cannot_pay_stops_at_once():
     with ScriptedServer(lambda request: broke) as server:
         (error,) = ask(server)
     assert isinstance(error, AskError)
+
+
+def test_answer_that_a_filter_withheld_is_a_refusal_not_what_the_model_wrote():
+    script = [say("fine"), say("", finish_reason="content_filter")]
+    with ScriptedServer(lambda request: script[request.number]) as server:
+        _, refused = ask(server, times=2)
+    assert isinstance(refused, Refused)
+    assert "finish_reason='content_filter'" in str(refused)
+    assert len(server.requests) == 2
+
+
+def test_error_that_comes_with_status_200_is_told():
+    broken = Reply(body={"error": {"message": "upstream provider is down", "code": 502}})
+    with ScriptedServer(lambda request: broken) as server:
+        (failure,) = ask(server)
+    assert isinstance(failure, Unanswered)
+    assert "no choices in it: upstream provider is down" in str(failure)
+
+
+def test_tries_that_fail_are_told_while_the_run_waits_and_not_each(caplog):
+    with ScriptedServer(lambda request: say("fine") if request.number == 6 else Reply(status=503)) as server:
+        ask(server, max_attempts=7)
+    (record,) = caplog.records
+    assert f"{server.url}: 1 tries have failed so far, the last: HTTP 503" in record.message
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"timeout_seconds": float("nan")}, "timeout_seconds=nan; expected a finite number above 0; correct --timeout"),
+        ({"timeout_seconds": float("inf")}, "timeout_seconds=inf"),
+        ({"max_attempts": 0}, "correct --max-attempts"),
+        ({"backoff_seconds": -1.0}, "backoff_seconds=-1.0; expected 0 or more"),
+        ({"api_key": "sk-secret\n"}, "the key of OPENAI_API_KEY has a line break"),
+        ({"api_key": "sk-\N{EN DASH}secret"}, "expected printable ASCII"),
+        ({"base_url": "http://[::1/v1"}, "not an address"),
+        ({"base_url": "http://host:99999/v1"}, "not an address"),
+        ({"base_url": "localhost:8000/v1"}, "not an address"),
+    ],
+)
+def test_settings_of_which_no_request_can_come_are_refused(changes, message):
+    with pytest.raises(ValueError, match=re.escape(message)) as caught:
+        Server(**{"base_url": "http://host/v1", **changes})
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("listing", "message"),
+    [
+        (Reply(status=401, body={"error": {"message": "no key"}}), "HTTP 401: no key; .*set OPENAI_API_KEY"),
+        (Reply(status=503, body=b"<html>starting</html>"), "HTTP 503: <html>.*wait until it does"),
+        (Reply(status=404), "HTTP 404: .*check --base-url"),
+        (Reply(delay_seconds=5.0), "no answer within 0.3 s; .*still loads its model"),
+        (Reply(body=b"<html>welcome</html>"), "the answer is no JSON; .*check --base-url"),
+    ],
+)
+def test_server_that_does_not_list_its_models_says_what_to_do(listing, message):
+    async def run(url):
+        async with Client(Server(base_url=url, timeout_seconds=0.3, api_key=KEY)) as client:
+            await client.get("/models")
+
+    server = ScriptedServer(lambda request: say("fine"), listing=listing)
+    with server, pytest.raises(AskError, match=message):
+        asyncio.run(run(server.url))
 
 
 def test_server_that_refuses_everything_stops_the_run():

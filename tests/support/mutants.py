@@ -218,9 +218,15 @@ FAULTS = (
           "            if written < len(text):\n", (SPOOL,)),
     Fault("journal: a cut line stays", "serving/journal.py", "            self._file.truncate(size)\n", "", (CLIENT,)),
     Fault("eval: a locked folder is written to", "evaluation/command.py",
-          "            with Journal(args.out / JOURNAL) as journal:\n                open_run(args.out, described)\n",
-          "            open_run(args.out, described)\n            with Journal(args.out / JOURNAL) as journal:\n",
+          "            with Journal(args.out / JOURNAL) as journal:\n"
+          "                open_run(args.out, described, num_answers=len(journal.entries))\n",
+          "            open_run(args.out, described, num_answers=0)\n"
+          "            with Journal(args.out / JOURNAL) as journal:\n",
           (EVAL,)),
+    Fault("eval: answers are gone on with, of whatever settings", "evaluation/command.py",
+          "num_answers=len(journal.entries)", "num_answers=0", (EVAL,)),
+    Fault("client: what a paused server cut is an answer", "serving/completion.py",
+          'GIVEN_UP = ("abort", "error")', "GIVEN_UP = ()", (CLIENT,)),
     Fault("eval: all begin before it is known what they hold", "evaluation/playing.py",
           "self.largest_bytes if self.largest_bytes else FIRST_EPISODES)",
           "self.largest_bytes if self.largest_bytes else self.max_episodes)", (EVAL,)),

@@ -78,11 +78,19 @@ class ScriptedServer:
     Args:
         script: (request) -> what it gets; called for chat completions.
         models: what GET /v1/models lists.
+        listing: what every GET gets in place of that.
     """
 
-    def __init__(self, script: Callable[[Request], Reply], *, models: Sequence[dict[str, Any]] | None = None) -> None:
+    def __init__(
+        self,
+        script: Callable[[Request], Reply],
+        *,
+        models: Sequence[dict[str, Any]] | None = None,
+        listing: Reply | None = None,
+    ) -> None:
         self.script = script
         self.models = models if models is not None else [{"id": "m", "owned_by": "vllm", "max_model_len": 4096}]
+        self.listing = listing
         self.requests: list[Request] = []
         self.in_flight = self.most_in_flight = 0
         self._num_connections = 0
@@ -131,7 +139,9 @@ class ScriptedServer:
         headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in head[1:]) if name}
         body = await reader.readexactly(int(headers.get("content-length", 0)))
         if method == "GET":
-            return await self._write(writer, Reply(body={"object": "list", "data": list(self.models)}))
+            listing = self.listing or Reply(body={"object": "list", "data": list(self.models)})
+            await asyncio.sleep(listing.delay_seconds)
+            return await self._write(writer, listing)
         request = Request(
             number=len(self.requests), connection=connection, path=path, headers=headers, body=json.loads(body)
         )

@@ -26,6 +26,7 @@ from verl_videomtr.serving.arguments import KEY_NOTE, add_server_arguments, open
 from verl_videomtr.serving.chat import ChatConfig, ChatPolicy
 from verl_videomtr.serving.endpoints import sampling_fields
 from verl_videomtr.serving.pictures import Picture, PictureService
+from verl_videomtr.serving.server import AskError, Refused, Unanswered
 from verl_videomtr.serving.texts import clean
 from verl_videomtr.video.service import FrameService
 from verl_videomtr.video.sheet import contact_sheet
@@ -56,7 +57,12 @@ def run(args: argparse.Namespace) -> int:
     """
     setup = compose_setup(args.overrides)
     sample = make_sample(args.video, args.question, args.option)
-    asyncio.run(_ask(setup, sample, args, Console()))
+    try:
+        asyncio.run(_ask(setup, sample, args, Console()))
+    except (Refused, Unanswered) as failure:
+        raise AskError(
+            f"the episode has no end: {failure}; expected an answer to each turn; see the server's log, and ask again"
+        ) from None
     return 0
 
 
@@ -164,7 +170,7 @@ async def _ask(setup: Setup, sample: Sample, args: argparse.Namespace, console: 
                 indices = sorted(set(narrator.seen))
                 labels = [f"{index}  {rollout.episode.times_seconds[index]:.2f} s" for index in indices]
                 contact_sheet(await frames.read(rollout.path, indices), labels).save(args.sheet)
-                console.print(f"contact sheet: {args.sheet}")
+                console.print(f"contact sheet: {args.sheet}", markup=False)
     finally:
         pictures.close()
         frames.close()

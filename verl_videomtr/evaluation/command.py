@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import gc
+import math
 import os
 import sys
 from collections import Counter
@@ -28,14 +29,14 @@ from verl_videomtr.evaluation.playing import Admission, Table, play_all
 from verl_videomtr.evaluation.reading import read_played
 from verl_videomtr.evaluation.rendering import markdown, to_csv, to_json
 from verl_videomtr.evaluation.results import Result, result_of
-from verl_videomtr.evaluation.run_file import describe_run, open_run, say_run
+from verl_videomtr.evaluation.run_file import RunError, describe_run, open_run, say_run
 from verl_videomtr.evaluation.setup import Questions, Setup, compose_setup, read_questions
 from verl_videomtr.evaluation.tables import reports
 from verl_videomtr.serving.arguments import KEY_NOTE, add_server_arguments, open_servers
 from verl_videomtr.serving.journal import Journal, SharedJournal
 from verl_videomtr.serving.pictures import PictureService
 from verl_videomtr.subtitles import Subtitles, read_subtitles
-from verl_videomtr.trajectory_files import EVAL_FILE, write_file, write_run
+from verl_videomtr.trajectory_files import EVAL_FILE, RUN_FILE, write_file, write_run
 from verl_videomtr.video.service import FrameService
 
 JOURNAL = "journal.jsonl"
@@ -90,8 +91,8 @@ def run(args: argparse.Namespace) -> int:
     """
     for name in ("concurrency", "max_gib", "limit"):
         value = getattr(args, name)
-        if value is not None and not value > 0:
-            raise ValueError(f"--{name.replace('_', '-')} {value}; expected more than 0")
+        if value is not None and not 0 < value < math.inf:
+            raise ValueError(f"--{name.replace('_', '-')} {value}; expected more than 0, and a finite number")
     if args.data.is_dir() or args.data.suffix == ".jsonl":
         return _table_what_was_played(args)
     setup = compose_setup(args.overrides, single_turn=args.single_turn)
@@ -120,7 +121,7 @@ async def play_questions(
             clients, endpoints = await open_servers(args, stack, num_turns=setup.settings.episode.max_turns)
             described = describe_run(setup, questions, endpoints, image_format=args.image_format, subtitles=subtitles)
             with Journal(args.out / JOURNAL) as journal:
-                open_run(args.out, described)
+                open_run(args.out, described, num_answers=len(journal.entries))
                 table = Table(
                     setup=setup,
                     clients=clients,
@@ -186,7 +187,21 @@ def _write(
 
 def _table_what_was_played(args: argparse.Namespace) -> int:
     """Make the tables of trajectory lines, such as a validation that verl's trainer has dumped."""
+    asked = {
+        "OVERRIDE": args.overrides, "--limit": args.limit, "--single-turn": args.single_turn,
+        "--subtitles": args.subtitles, "--export": args.export,
+    }  # fmt: skip
+    if given := [name for name, value in asked.items() if value]:
+        raise ValueError(
+            f"{', '.join(given)}; expected none with what was played before: nothing is played anew; {args.data}; "
+            "leave that out, or give the file of questions"
+        )
     played = read_played(args.data)
+    if (args.out / RUN_FILE).exists() and args.out.resolve() != played.path.parent.resolve():
+        raise RunError(
+            f"the folder holds a run of its own; expected its tables there, or a new folder; {args.out}; give another "
+            "--out"
+        )
     line = f"played before: {played.path}, {len(played.results)} episodes"
     if played.num_cut:
         line += "; its last line was cut off and is left out"

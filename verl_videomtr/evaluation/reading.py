@@ -27,7 +27,7 @@ class Played:
     @property
     def frame_budget(self) -> int | None:
         """B of the run, where its description says it."""
-        budget = self.run.get("videomtr", {}).get("episode", {}).get("frame_budget")
+        budget = ((self.run.get("videomtr") or {}).get("episode") or {}).get("frame_budget")
         return budget if isinstance(budget, int) else None
 
 
@@ -47,10 +47,20 @@ def read_played(path: Path) -> Played:
     samples = _samples(run) if found.lost else {}
     return Played(
         path=file,
-        results=tuple(result_of(record, samples.get(record["sample_id"])) for record in found.records),
+        results=tuple(_result(record, samples.get(record["sample_id"]), file) for record in found.records),
         run=run,
         num_cut=found.num_cut,
     )
+
+
+def _result(record: dict[str, Any], sample: Sample | None, file: Path) -> Result:
+    try:
+        return result_of(record, sample)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise TrajectoryFileError(
+            f"a line that is no whole trajectory ({type(error).__name__}: {error}); expected what videomtr.dump.dir or "
+            f"`videomtr eval` writes; {file}, sample {record['sample_id']!r}; restore the file, or take the line out"
+        ) from error
 
 
 def _choose(path: Path) -> Path:

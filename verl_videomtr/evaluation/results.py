@@ -52,6 +52,8 @@ def result_of(record: Mapping[str, Any], sample: Sample | None = None) -> Result
     Args:
         record: schema 2.
         sample: the question's row; a lost line does not repeat what it says.
+    Raises:
+        KeyError, TypeError, AttributeError, ValueError: the record lacks something, or holds something else.
     """
 
     def known(name: str, default: Any) -> Any:
@@ -59,15 +61,15 @@ def result_of(record: Mapping[str, Any], sample: Sample | None = None) -> Result
 
     common: dict[str, Any] = {
         "sample_id": record["sample_id"],
-        "data_source": known("data_source", "unknown"),
-        "video": known("video", record["sample_id"]),
-        "groups": known("groups", {}),
+        "data_source": str(known("data_source", "unknown")),
+        "video": str(known("video", record["sample_id"])),
+        "groups": _groups(known("groups", {})),
     }
     if record.get("status") == "lost":
         return Result(**common, correct=False, failure=f"{record.get('kind')}: {record.get('error')}")
     episode = record["episode"]
     ious = [episode.get("initial_iou"), *episode["retrieval_ious"]]
-    grounded = [iou for iou in ious if iou is not None]
+    grounded = [float(iou) for iou in ious if iou is not None]
     return Result(
         **common,
         correct=bool(record["correct"]),
@@ -79,8 +81,16 @@ def result_of(record: Mapping[str, Any], sample: Sample | None = None) -> Result
         num_frames=sum(map(len, episode["frames"])),
         overview_iou=episode.get("initial_iou"),
         best_iou=max(grounded) if grounded else None,
-        retrieved_ious=tuple(iou for iou in episode["retrieval_ious"] if iou is not None),
-        response_seconds=tuple(record.get("response_seconds") or ()),
+        retrieved_ious=tuple(float(iou) for iou in episode["retrieval_ious"] if iou is not None),
+        response_seconds=tuple(map(float, record.get("response_seconds") or ())),
         input_tokens=sum(count or 0 for count in record.get("prompt_tokens") or ()),
         output_tokens=sum(count or 0 for count in record.get("response_tokens") or ()),
     )
+
+
+def _groups(groups: Mapping[str, Any]) -> dict[str, str | list[str]]:
+    """Read a record's groups: name -> the value that the question counts in, or several."""
+    return {
+        name: [str(item) for item in value] if isinstance(value, (list, tuple)) else str(value)
+        for name, value in groups.items()
+    }

@@ -55,14 +55,21 @@ def describe_run(
     }
 
 
-def open_run(folder: Path, run: Mapping[str, Any]) -> None:
+def open_run(folder: Path, run: Mapping[str, Any], *, num_answers: int) -> None:
     """Write run.json into a new folder, or check that the folder's run is this one.
 
+    Args:
+        num_answers: in the folder's journal.
     Raises:
         RunError: the folder holds another run; the message names what differs.
     """
     path = folder / RUN_FILE
     if not path.exists():
+        if num_answers:
+            raise RunError(
+                f"the folder holds {num_answers} answers, and no {RUN_FILE} says of which settings; expected both or "
+                f"neither; {folder}; restore {RUN_FILE}, or give another --out"
+            )
         write_run(folder, run)
         return
     try:
@@ -137,7 +144,7 @@ def _identity(run: Mapping[str, Any]) -> dict[str, Any]:
     cache = video.pop("cache", None) or {}
     # Where frames are kept moves nothing; that they are kept as JPEG does.
     section["video"] = {**video, "cache_form": cache.get("form") if cache.get("dir") else "raw"}
-    return {**parts, "videomtr": section, "data": [file["sha256"] for file in run.get("data") or ()]}
+    return {**parts, "videomtr": section, "data": [file.get("sha256") for file in run.get("data") or ()]}
 
 
 def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:

@@ -66,6 +66,9 @@ def read_facts(record: Mapping[str, Any], *, run: int, phase: str, file: int, li
                 raise ValueError(
                     f"{len(episode[name])} {name}; expected one for each of {len(episode['responses'])} responses"
                 )
+        for name in ("components", "seconds") if played else ():
+            if not isinstance(record.get(name), (dict, type(None))):
+                raise ValueError(f"{name}={record[name]!r}; expected numbers by name")
         return Facts(
             run=run,
             phase=phase,

@@ -12,7 +12,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
+import math
 import random
+import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -34,9 +37,15 @@ from verl_videomtr.serving.server import (
 from verl_videomtr.serving.spool import Piece
 from verl_videomtr.serving.texts import one_line
 
+logger = logging.getLogger(__name__)
+
 MAX_READING = 8
 """Blocks of bodies that are read at once. What has been read is handed to its connection at once, a copy that holds the
 loop up for as long as it takes: a thousand bodies, each sent in one go, would hold it up for seconds."""
+WARN_SECONDS = 30.0
+"""Least time between two warnings that requests fail and are tried again."""
+WITHHELD = "content_filter"
+"""`finish_reason` of an answer that a provider's filter has emptied or cut."""
 _ERROR_BYTES = 64 * 1024
 _BLOCK_BYTES = 256 * 1024
 _PASSING = (408, 409, 429)
@@ -95,6 +104,8 @@ class Client:
         self.num_answered = 0
         self.num_refused = 0
         self._failed_in_a_row = 0
+        self._tries_failed = 0
+        self._quiet_until = -math.inf
         self._reading = asyncio.Semaphore(MAX_READING)
 
     async def __aenter__(self) -> Client:
@@ -156,10 +167,15 @@ class Client:
                 data = await self._read(response, self.server.max_answer_bytes)
                 if response.status != 200:
                     raise AskError(
-                        f"HTTP {response.status}: {self._say(data)}; {where}; check --base-url (often .../v1)"
+                        f"HTTP {response.status}: {self._say(data)}; expected 200; {where}; {_remedy(response.status)}"
                     )
                 return json.loads(data)
-        except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as error:
+        except asyncio.TimeoutError:
+            raise AskError(
+                f"no answer within {self.server.timeout_seconds:g} s; expected an OpenAI-compatible API; {where}; see "
+                "whether the server still loads its model, and whether it speaks http or https"
+            ) from None
+        except (aiohttp.ClientError, OSError) as error:
             raise AskError(
                 f"the server cannot be reached ({self._describe(error)}); expected an OpenAI-compatible API; {where}; "
                 f"start one: {serve_command('MODEL')} (docs/serving.md), or check --base-url"
@@ -181,8 +197,19 @@ class Client:
                 failure = str(passing)
                 wait_seconds = max(wait_seconds, passing.wait_seconds)
             if attempt + 1 < server.max_attempts:
+                self._warn(failure)
                 await asyncio.sleep(wait_seconds)
         raise Unanswered(f"{failure}; after {server.max_attempts} attempts")
+
+    def _warn(self, failure: str) -> None:
+        """Say now and then that requests are tried again: with long waits, a run would look as if it stood still."""
+        self._tries_failed += 1
+        if time.monotonic() < self._quiet_until:
+            return
+        self._quiet_until = time.monotonic() + WARN_SECONDS
+        logger.warning(
+            "%s: %d tries have failed so far, the last: %s; trying again", self.server.root, self._tries_failed, failure
+        )
 
     async def _try(self, body: Body) -> Completion:
         """Try once; once more at once where an idle connection turned out to be dead, which is no failure."""
@@ -216,13 +243,16 @@ class Client:
         if len(data) > self.server.max_answer_bytes:
             raise Refused(f"the answer is longer than {self.server.max_answer_bytes:,} bytes and was not read")
         try:
-            return read_completion(data, redact=self.server.redact)
+            completion = read_completion(data, redact=self.server.redact)
         except NotJson as error:
             if self.num_answered:
                 raise _PassingFailure(f"{error}: {self._say(data)}") from None
             raise AskError(f"{error} ({self._say(data)}); check --base-url (often .../v1)") from None
         except ValueError as error:
-            raise _PassingFailure(self.server.redact(str(error))[:MAX_SHOWN]) from None
+            raise _PassingFailure(f"{self.server.redact(str(error))[:MAX_SHOWN]}: {self._say(data)}") from None
+        if completion.finish_reason == WITHHELD:
+            raise Refused(f"the server withheld the answer, finish_reason={WITHHELD!r}: it is not what the model wrote")
+        return completion
 
     async def _stream(self, body: Body) -> AsyncIterator[bytes]:
         for block in body.blocks():
@@ -265,6 +295,15 @@ class Client:
 
     def _describe(self, error: Exception) -> str:
         return self.server.redact(f"{type(error).__name__}: {error}")[:MAX_SHOWN]
+
+
+def _remedy(status: int) -> str:
+    """What to do where a server does not list its models."""
+    if status in (401, 403):
+        return f"set {KEY_VARIABLE} to a key of this server"
+    if status in _PASSING or status >= 500:
+        return "the server is there and does not serve now; wait until it does, and run the same command again"
+    return "check --base-url (often .../v1)"
 
 
 async def _note_reuse(session: Any, context: Any, parameters: Any) -> None:

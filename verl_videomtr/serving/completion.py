@@ -10,6 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+GIVEN_UP = ("abort", "error")
+"""`finish_reason` of vLLM and SGLang where the server ended the request, as when it is paused or shut down."""
+
 
 class NotJson(ValueError):
     """The bytes are no JSON at all, such as a proxy's web page or an event stream that nobody asked for."""
@@ -56,6 +59,8 @@ def read_completion(data: bytes, *, redact: Callable[[str], str] = str) -> Compl
     if not isinstance(finish_reason, str) or not finish_reason:
         # A server that ends before the model does sends a text that looks whole.
         raise ValueError("no finish_reason in it: the answer was cut off")
+    if finish_reason in GIVEN_UP:
+        raise ValueError(f"{finish_reason=}: the server gave the request up before the model had ended")
     reasoning = message.get("reasoning") or message.get("reasoning_content")
     usage = payload.get("usage")
     usage = usage if isinstance(usage, dict) else {}

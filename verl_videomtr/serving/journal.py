@@ -37,9 +37,15 @@ class Journal:
         self._file = open(path, "a+b", buffering=0)  # noqa: SIM115 (closed by close)
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             self._file.close()
             raise JournalError(f"another run is writing it; expected one run at a time; {path}; wait for it") from None
+        except OSError as error:
+            self._file.close()
+            raise JournalError(
+                f"it cannot be locked ({error}); expected a file system with locks, so that two runs cannot "
+                f"mix their answers; {path}; give a folder on another disk"
+            ) from None
         try:
             self.entries = self._read()
         except BaseException:

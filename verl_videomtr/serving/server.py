@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
@@ -57,14 +58,27 @@ class Server:
     """From the environment; never shown."""
 
     def __post_init__(self) -> None:
-        parts = urlsplit(self.base_url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        try:
+            parts = urlsplit(self.base_url)
+            is_address = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        except ValueError:
+            is_address = False
+        if not is_address:
             raise ValueError("the base URL is not an address; expected http(s)://host[:port]/v1; check --base-url")
         if "@" in parts.netloc or parts.query:
             raise ValueError(f"the base URL holds credentials or a query; expected neither; use {KEY_VARIABLE}")
         for name in ("concurrency", "timeout_seconds", "max_attempts", "max_answer_bytes"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name}={getattr(self, name)}; expected more than 0")
+            value = getattr(self, name)
+            # A timeout that is no number would be none at all.
+            if not 0 < value < math.inf:
+                raise ValueError(f"{name}={value}; expected a finite number above 0; correct {_option(name)}")
+        if not 0 <= self.backoff_seconds < math.inf:
+            raise ValueError(f"backoff_seconds={self.backoff_seconds}; expected 0 or more; correct --backoff")
+        if self.api_key is not None and not (self.api_key.isascii() and self.api_key.isprintable()):
+            raise ValueError(
+                f"the key of {KEY_VARIABLE} has a line break or another character that no HTTP header holds; "
+                "expected printable ASCII; set it anew, without the end of a line"
+            )
 
     @property
     def root(self) -> str:
@@ -74,3 +88,7 @@ class Server:
     def redact(self, text: str) -> str:
         """Return the text without the key: servers quote it in errors, and some in answers."""
         return text.replace(self.api_key, "[key]") if self.api_key else text
+
+
+def _option(name: str) -> str:
+    return f"--{name.removesuffix('_seconds').replace('_', '-')}"

@@ -6,11 +6,11 @@ from __future__ import annotations
 
 import re
 
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 def clean(text: str) -> str:
-    """What others write must not move the cursor or change colours."""
+    """What others write must not move the cursor or change colours, nor hold half a character that no file takes."""
     return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
