@@ -169,7 +169,7 @@ def _json_lines(path: Path) -> list[Any]:
 
 def _parquet_records(path: Path) -> list[dict[str, Any]]:
     try:
-        table = pq.ParquetFile(path).read()
+        table = pq.ParquetFile(path, page_checksum_verification=True).read()
         records: list[dict[str, Any]] = table.to_pylist()
     except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
         raise AnnotationError(f"cannot read it ({error}); expected a parquet file; {path}") from error

@@ -11,10 +11,13 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from data_prep.drops import DropList
 from data_prep.videos import Probed, keep_openable
 from verl_videomtr.answers import LETTERS
-from verl_videomtr.sample import Sample, is_url, write_rows
+from verl_videomtr.sample import SCHEMA, Sample, is_url, write_rows
 
 SHOWN_IDS = 3
 MAX_SHOWN = 100
@@ -46,7 +49,28 @@ def add_output_arguments(arguments: argparse.ArgumentParser, *, prefix: str | No
         metavar="DIR",
         help=f"directory of this source inside the video root, '' for the root itself (default: {shown})",
     )
-    arguments.add_argument("--out", type=Path, required=True, metavar="FILE.parquet", help="the rows; see README.md")
+    arguments.add_argument("--out", type=rows_file, required=True, metavar="FILE.parquet", help="rows; see README.md")
+
+
+def rows_file(text: str) -> Path:
+    """Return where rows go, before hours are spent on them; for `type=` of an argument.
+
+    Raises:
+        argparse.ArgumentTypeError: verl would not read a file of that name, or what is there is something else.
+    """
+    path = Path(text)
+    if path.suffix != ".parquet" or path.is_dir():
+        raise argparse.ArgumentTypeError(f"{text!r}; expected the name of a file that ends in .parquet, as verl asks")
+    try:
+        is_free = not path.exists() or pq.read_schema(path).names == SCHEMA.names
+    except (pa.ArrowException, OSError, ValueError):
+        is_free = False
+    if not is_free:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is there and is no file of rows; expected a new name, or rows to replace; "
+            "give another name, or move the file away"
+        )
+    return path
 
 
 def video_path(prefix: str, name: str) -> str:

@@ -6,13 +6,12 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from verl_videomtr.sample import Sample, SampleError
+from verl_videomtr.sample import Sample, SampleError, replacing
 
 Record = TypeVar("Record")
 
@@ -56,10 +55,8 @@ class DropList:
         if not self.entries:
             path.unlink(missing_ok=True)
             return
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        beside.write_text("".join(json.dumps(entry) + "\n" for entry in self.entries), "utf-8")
-        os.replace(beside, path)
+        with replacing(path) as beside:
+            beside.write_text("".join(json.dumps(entry) + "\n" for entry in self.entries), "utf-8")
 
 
 def collect(

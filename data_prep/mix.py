@@ -12,8 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from data_prep import command
-from data_prep.drops import DropList, Dropped
-from verl_videomtr.sample import Sample, SampleError, read_rows, write_rows
+from data_prep.drops import DropList, Dropped, text_of
+from verl_videomtr.sample import Sample, SampleError, read_rows, write_row_files
 
 TRAINED_SPLITS = ("train",)
 """Splits whose rows are trained on without a word."""
@@ -21,7 +21,7 @@ TRAINED_SPLITS = ("train",)
 
 def source_video(sample: Sample) -> str:
     """Name the recording a sample is about: clips of one recording share it, and so do copies under other paths."""
-    return str(sample.metadata.get("source_video") or sample.video)
+    return text_of(sample.metadata.get("source_video")) or sample.video
 
 
 def join(paths: Iterable[Path], *, splits: Collection[str] = TRAINED_SPLITS) -> tuple[list[Sample], int]:
@@ -140,11 +140,12 @@ def _run(arguments: argparse.Namespace) -> int:
     print(f"repeats left out: {num_repeats:,}")
     if len(held) < arguments.holdout:
         print(f"held out {len(held):,} instead of {arguments.holdout:,}: no recording is small enough for the rest")
-    write_rows(arguments.out, number(train, split="train"))
-    print(f"wrote {len(train):,} rows of {len({s.video for s in train}):,} videos: {arguments.out}")
+    files = {arguments.out: number(train, split="train")}
     if arguments.holdout_out:
-        write_rows(arguments.holdout_out, number(held, split="val"))
-        print(f"wrote {len(held):,} rows of {len({s.video for s in held}):,} videos: {arguments.holdout_out}")
+        files[arguments.holdout_out] = number(held, split="val")
+    write_row_files(files)
+    for path, part in files.items():
+        print(f"wrote {len(part):,} rows of {len({s.video for s in part}):,} videos: {path}")
     return 0
 
 
@@ -155,7 +156,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--holdout 100 --holdout-out data/val.parquet --exclude data/videomme.parquet",
     )
     arguments.add_argument("files", nargs="+", type=Path, metavar="FILE.parquet", help="files of rows to join")
-    arguments.add_argument("--out", type=Path, required=True, metavar="FILE.parquet", help="training rows")
+    arguments.add_argument("--out", type=command.rows_file, required=True, metavar="FILE.parquet", help="training rows")
     arguments.add_argument(
         "--exclude",
         nargs="+",
@@ -174,7 +175,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     arguments.add_argument("--seed", type=int, default=0, help="of the shuffle (default: 0)")
     arguments.add_argument("--holdout", type=int, default=0, metavar="N", help="rows to hold out (default: none)")
-    arguments.add_argument("--holdout-out", type=Path, metavar="FILE.parquet", help="where the held-out rows go")
+    arguments.add_argument(
+        "--holdout-out", type=command.rows_file, metavar="FILE.parquet", help="where the held-out rows go"
+    )
     return command.run(_run, arguments.parse_args(argv))
 
 

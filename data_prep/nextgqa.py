@@ -17,7 +17,7 @@ from typing import Any
 from data_prep import command
 from data_prep.annotations import AnnotationError, find_file, read_json, read_records, require_columns
 from data_prep.choices import check_distinct, letter_of_text
-from data_prep.drops import DropList, Dropped, collect, seconds_of, text_of
+from data_prep.drops import DropList, Dropped, collect, plain_text, seconds_of, text_of
 from data_prep.relevance import RelevanceFilter, Segments, clip_segments, read_segments
 from verl_videomtr.sample import Sample
 
@@ -69,7 +69,8 @@ def convert(
             raise Dropped("no span inside the video", f"{spans} in {duration_seconds:g} s")
         relevance.check(segments, duration_seconds=duration_seconds)
         counts.passed += 1
-        if video_id not in folders:
+        folder = plain_text(folders.get(video_id), what="folder of the video")
+        if not folder:
             raise Dropped("video is not in map_vid_vidorID.json", video_id)
         options = tuple(text_of(record[column]) for column in OPTION_COLUMNS)
         check_distinct(options)
@@ -78,7 +79,7 @@ def convert(
             sample_id=_sample_id(record, split=split),
             index=0,
             split="train",
-            video=command.video_path(prefix, f"{folders[video_id]}.mp4"),
+            video=command.video_path(prefix, f"{folder}.mp4"),
             duration_seconds=duration_seconds,
             question=text_of(record["question"]),
             options=options,

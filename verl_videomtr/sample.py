@@ -16,7 +16,8 @@ import math
 import os
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from numbers import Real
 from pathlib import Path, PurePosixPath
@@ -62,13 +63,17 @@ SCHEMA = pa.schema(
 """Every file has exactly these types, so that verl can concatenate files whose first rows have no segments or options.
 `groups` and `metadata` are JSON text: as structs, each source's own keys would make a schema of its own."""
 
+MAX_NAME_BYTES = 255
+MAX_PATH_BYTES = 4096
+"""Limits of Linux's file systems."""
+
 _CONTROL_TOKEN = re.compile(r"<\|[A-Za-z0-9_]+\|>")
 _URL = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*://")
 _TIME_TOLERANCE_SECONDS = 1e-6
 
 
 class SampleError(ValueError):
-    """A sample, a row or a file of rows breaks the schema."""
+    """A sample, a row or a file of rows breaks the schema, or cannot be read or written."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,21 +188,47 @@ def write_rows(path: str | os.PathLike[str], samples: Iterable[Sample]) -> Path:
     """Write samples to a parquet file, whole or not at all (written beside, then renamed).
 
     Raises:
-        SampleError: there are no samples, or two share an index or an id.
+        SampleError: there are no samples, two share an index or an id, or the file cannot be written.
     """
     path = Path(path)
-    samples = list(samples)
-    if not samples:
-        raise SampleError(f"no samples to write; expected at least one; {path}; check the filters and their counts")
-    _check_unique(samples, path=path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        pq.write_table(pa.Table.from_pylist([s.to_row() for s in samples], schema=SCHEMA), beside)
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
+    write_row_files({path: list(samples)})
     return path
+
+
+def write_row_files(files: Mapping[Path, Sequence[Sample]]) -> None:
+    """Write files that belong together as `write_rows` does: where one cannot be written, none is replaced."""
+    with ExitStack() as stack:
+        for path, samples in files.items():
+            if not samples:
+                raise SampleError(
+                    f"no samples to write; expected at least one; {path}; check the filters and their counts"
+                )
+            _check_unique(samples, path=path)
+            table = pa.Table.from_pylist([s.to_row() for s in samples], schema=SCHEMA)
+            pq.write_table(table, stack.enter_context(replacing(path)), write_page_checksum=True)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a name beside a file to write to; what is there in the end takes the file's place, whole.
+
+    Raises:
+        SampleError: it cannot be written; an older file stays as it is.
+    """
+    # A number of the process alone is not enough: machines and containers that share a disk have equal ones.
+    beside = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield beside
+        os.replace(beside, path)
+    except OSError as error:
+        raise SampleError(
+            f"cannot write it ({error}); expected a place with room; {path}; make room or choose another; "
+            "nothing was replaced"
+        ) from error
+    finally:
+        with suppress(OSError):
+            beside.unlink(missing_ok=True)
 
 
 def read_rows(path: str | os.PathLike[str]) -> list[Sample]:
@@ -227,10 +258,12 @@ def load_rows(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     if not path.is_file():
         raise SampleError(f"no such file; expected a parquet file of samples; {path}; make one with data_prep")
     try:
-        table = pq.ParquetFile(path).read()
-    except (pa.ArrowInvalid, OSError) as error:
+        table = pq.ParquetFile(path, page_checksum_verification=True).read()
+        rows: list[dict[str, Any]] = table.to_pylist()
+    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
         raise SampleError(
-            f"not a readable parquet file ({error}); expected a file made by data_prep; {path}"
+            f"not a readable parquet file ({error}); expected a file made by data_prep, whole; {path}; "
+            "copy or make it again"
         ) from error
     missing = [name for name in SCHEMA.names if name not in table.column_names]
     if missing:
@@ -241,9 +274,10 @@ def load_rows(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     if extra:
         # verl copies every column over the trajectory's own fields, so a stray `num_turns` would replace the real one.
         raise SampleError(f"unknown columns {extra}; expected only {SCHEMA.names}; {path}; move them into metadata")
+    if len(set(table.column_names)) < len(table.column_names):
+        raise SampleError(f"columns {table.column_names} occur twice; expected {SCHEMA.names}; {path}; rebuild it")
     if table.num_rows == 0:
         raise SampleError(f"no rows; expected at least one; {path}; check the filters that made it")
-    rows: list[dict[str, Any]] = table.to_pylist()
     return rows
 
 
@@ -270,8 +304,8 @@ def resolve_video(video: str, root: str | os.PathLike[str] | None = None, *, all
             return video
         raise SampleError(f"{video=} is a URL; expected a local path; download it first, or allow URLs")
     path = PurePosixPath(video)
-    if not _stays_below(video):
-        raise SampleError(f"{video=} is not usable; expected a path without '..' inside the video root {root}")
+    if (rule := _path_rule(video)) is not None:
+        raise SampleError(f"{video=} is not usable; expected {rule}, inside the video root {root}")
     if root is None:
         if not path.is_absolute():
             raise SampleError(f"{video=} is relative and no video root is set; set the root, or use absolute paths")
@@ -289,8 +323,8 @@ def _problems(sample: Sample) -> Iterable[str]:
             yield f"{name}={value!r}; expected non-empty text"
         elif not _is_plain(value):
             yield f"{name}={value!r}; expected text that UTF-8 can hold, without NUL"
-    if isinstance(sample.video, str) and not is_url(sample.video) and not _stays_below(sample.video):
-        yield f"video={sample.video!r}; expected a path without '..'"
+    if isinstance(sample.video, str) and not is_url(sample.video) and (rule := _path_rule(sample.video)) is not None:
+        yield f"video={sample.video!r:.200}; expected {rule}"
     if isinstance(sample.index, bool) or not isinstance(sample.index, int) or not 0 <= sample.index < 2**63:
         yield f"index={sample.index!r}; expected an integer >= 0 of 64 bits"
     options = sample.options if isinstance(sample.options, (tuple, list)) else ()
@@ -356,8 +390,21 @@ def is_url(video: str) -> bool:
     return _URL.match(video) is not None
 
 
-def _stays_below(video: str) -> bool:
-    return bool(video) and "\0" not in video and ".." not in PurePosixPath(video).parts
+def _path_rule(video: str) -> str | None:
+    """Return the rule that a path breaks; None if there may be such a file."""
+    path = PurePosixPath(video)
+    if "\0" in video or ".." in path.parts:
+        return "a path without '..'"
+    if not path.name:
+        return "a path to a file"
+    # A question in the video's column, as a rule. The system refuses to look for such a file.
+    if max(map(_num_bytes, path.parts)) > MAX_NAME_BYTES or _num_bytes(video) >= MAX_PATH_BYTES:
+        return f"a path with names of at most {MAX_NAME_BYTES} bytes"
+    return None
+
+
+def _num_bytes(text: str) -> int:
+    return len(text.encode("utf-8", "surrogatepass"))
 
 
 def _is_plain(text: str) -> bool:
@@ -415,7 +462,7 @@ def _plain(value: Any) -> Any:
     return [_plain(item) for item in value]
 
 
-def _check_unique(samples: list[Sample], *, path: Path) -> None:
+def _check_unique(samples: Sequence[Sample], *, path: Path) -> None:
     for name in ("index", "sample_id"):
         seen: dict[Any, int] = {}
         for row_idx, sample in enumerate(samples):

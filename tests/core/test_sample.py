@@ -5,6 +5,8 @@
 import dataclasses
 import json
 import os
+import resource
+from random import Random
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -22,6 +24,7 @@ from verl_videomtr.sample import (
     load_rows,
     question_text,
     read_rows,
+    replacing,
     resolve_video,
     write_rows,
 )
@@ -173,6 +176,10 @@ def test_verls_stock_dataset_loads_and_mixes_the_files(tmp_path, monkeypatch):
         ({"sample_id": None}, "sample_id=None; expected non-empty text"),
         ({"question": "half a \ud83d"}, "expected text that UTF-8 can hold"),
         ({"options": ("one", "half a \ud83d")}, "texts that UTF-8 can hold"),
+        ({"video": "what is it? " * 30}, "expected a path with names of at most 255 bytes"),
+        ({"video": "a/" * 2500 + "b.mp4"}, "expected a path with names of at most 255 bytes"),
+        ({"video": "."}, "expected a path to a file"),
+        ({"video": "/"}, "expected a path to a file"),
         ({"video": "a/../../b.mp4"}, "expected a path without '..'"),
         ({"index": -1}, "index=-1; expected an integer >= 0"),
         ({"question": "what is <|image_pad|>?"}, "expected no model control tokens"),
@@ -260,18 +267,48 @@ def test_duplicates_are_refused_on_write(tmp_path, name):
     assert os.listdir(tmp_path) == []
 
 
-def test_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
+def test_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
     path = write_rows(tmp_path / "rows.parquet", [make_sample()])
 
-    def break_off(table, where):
-        where.write_bytes(b"PAR1 half")
-        raise OSError("disk full")
-
-    monkeypatch.setattr(pq, "write_table", break_off)
-    with pytest.raises(OSError, match="disk full"):
-        write_rows(path, [make_sample(sample_id="other")])
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(SampleError, match=r"cannot write it .*too large.*rows.parquet; make room"):
+            write_rows(path, [make_sample(sample_id="other")])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert os.listdir(tmp_path) == ["rows.parquet"]
     assert read_rows(path) == [make_sample()]
+
+
+def test_writers_of_one_file_do_not_meet_where_process_numbers_are_equal(tmp_path):
+    path = tmp_path / "rows.parquet"
+    with replacing(path) as first, replacing(path) as second:
+        first.write_text("first")
+        second.write_text("second")
+    assert path.read_text() == "first"
+    assert os.listdir(tmp_path) == ["rows.parquet"]
+
+
+def test_flipped_bits_and_cut_files_are_named_never_read(tmp_path):
+    samples = [make_sample(index=i, sample_id=f"räume/{i}") for i in range(20)]
+    path = write_rows(tmp_path / "rows.parquet", samples)
+    content = path.read_bytes()
+    random = Random(0)
+    num_named = num_whole = 0
+    for flip in range(300):
+        damaged = bytearray(content)
+        damaged[random.randrange(len(damaged))] ^= 1 << random.randrange(8)
+        path.write_bytes(damaged if flip % 5 else damaged[: random.randrange(len(damaged))])
+        try:
+            read = read_rows(path)
+        except SampleError as error:
+            num_named += str(path) in str(error)
+        else:
+            assert read == samples
+            num_whole += 1
+    assert num_named + num_whole == 300
+    assert num_named > 200
 
 
 def test_empty_result_is_an_error(tmp_path):
@@ -313,7 +350,7 @@ def test_resolve_video_stays_inside_the_root(tmp_path):
     assert resolve_video(str(tmp_path / "b.mp4"), tmp_path) == tmp_path / "b.mp4"
     assert resolve_video("/data/b.mp4").as_posix() == "/data/b.mp4"
     for video in ("../b.mp4", "a/../../b.mp4", "", "a\0b"):
-        with pytest.raises(SampleError, match="expected a path without"):
+        with pytest.raises(SampleError, match=r"expected a path (without|to a file)"):
             resolve_video(video, tmp_path)
     with pytest.raises(SampleError, match="outside the video root"):
         resolve_video("/etc/passwd", tmp_path)

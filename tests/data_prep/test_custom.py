@@ -4,9 +4,12 @@
 
 import json
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from data_prep import custom, mix
+from data_prep.videos import probe_videos
 from verl_videomtr.sample import read_rows
 
 
@@ -136,6 +139,37 @@ def test_ids_that_no_terminal_can_print_are_listed_all_the_same(tmp_path, capfd)
     assert max(map(len, output.splitlines())) < 400
     listed = [json.loads(line)["id"] for line in (tmp_path / "rows.dropped.jsonl").read_text().splitlines()]
     assert listed == [f"custom/{text.strip()}" for text in odd]
+
+
+def test_output_in_the_place_of_something_else_is_refused_at_once(tmp_path, capsys):
+    source = tmp_path / "mine.parquet"
+    pq.write_table(pa.Table.from_pylist([CHOICE]), source)
+    (tmp_path / "text.parquet").write_text("notes")
+    (tmp_path / "folder.parquet").mkdir()
+    content = source.read_bytes()
+    for out, message in (
+        (source, "is there and is no file of rows"),
+        (tmp_path / "text.parquet", "is there and is no file of rows"),
+        (tmp_path / "folder.parquet", "ends in .parquet"),
+        (tmp_path / "rows.json", "ends in .parquet"),
+        (tmp_path, "ends in .parquet"),
+        ("", "ends in .parquet"),
+    ):
+        with pytest.raises(SystemExit, match="2"):
+            custom.main(["--input", str(source), "--out", str(out)])
+        assert message in capsys.readouterr().err
+    assert source.read_bytes() == content
+    rows = ["--input", str(source), "--out", str(tmp_path / "rows.parquet")]
+    assert (custom.main(rows), custom.main(rows)) == (0, 0)  # rows may be made anew
+
+
+def test_name_that_no_file_can_have_is_one_row_less_not_a_fault_of_the_machine(tmp_path):
+    path = write_lines(tmp_path / "mine.jsonl", CHOICE, {**CHOICE, "video": "what is poured? " * 20})
+    assert len(run(path)[1]) == 1
+    (listed,) = (json.loads(line) for line in (tmp_path / "rows.dropped.jsonl").read_text().splitlines())
+    assert listed["reason"] == "breaks the row schema"
+    probed = probe_videos(["what is poured? " * 20], root=tmp_path)
+    assert [found.problem.reason for found in probed.values()] == ["video path is not usable"]
 
 
 def test_addresses_and_odd_paths_stay_as_they_are(tmp_path):

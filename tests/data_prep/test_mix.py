@@ -77,6 +77,32 @@ def test_holdout_takes_whole_recordings_and_marks_the_split(tmp_path):
     assert check.main([str(train), str(held)]) == 0
 
 
+def test_recording_numbered_in_other_types_is_one_recording(tmp_path):
+    # pandas makes 7.0 of 7 where a column has gaps.
+    cats = write(
+        tmp_path / "cats.parquet",
+        [
+            make_sample(i, video=f"{i}.mp4", metadata={"source_video": number})
+            for i, number in enumerate((7, 7.0, "7", 0, 0, None))
+        ],
+    )
+    train, held = tmp_path / "train.parquet", tmp_path / "val.parquet"
+    assert mix.main([str(cats), "--out", str(train), "--holdout", "3", "--holdout-out", str(held)]) == 0
+    videos = {path: {row.video for row in read_rows(path)} for path in (train, held)}
+    for recording in ({"0.mp4", "1.mp4", "2.mp4"}, {"3.mp4", "4.mp4"}):
+        assert recording <= videos[train] or recording <= videos[held]
+
+
+def test_where_held_out_rows_cannot_be_written_the_old_files_stay_together(tmp_path, capsys):
+    cats = write(tmp_path / "cats.parquet", [make_sample(i) for i in range(6)])
+    out = tmp_path / "new" / "train.parquet"
+    arguments = [str(cats), "--out", str(out), "--holdout", "2", "--holdout-out"]
+    assert mix.main([*arguments, str(cats / "val.parquet")]) == 1
+    assert "cannot write it" in (message := capsys.readouterr().err)
+    assert "cats.parquet/val.parquet; make room or choose another; nothing was replaced" in message
+    assert list(out.parent.iterdir()) == []
+
+
 def test_holdout_that_does_not_divide_takes_fewer_not_more():
     samples = [make_sample(i, video=f"{i // 4}.mp4") for i in range(20)]
     train, held = split_videos(samples, num_holdout=6, seed=0)

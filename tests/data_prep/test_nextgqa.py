@@ -83,7 +83,7 @@ def test_each_unusable_row_is_listed_with_its_reason(tmp_path):
     grounding = {
         "1": video(60, **{"0": [[0, 5]], "1": [[0, 5]], "2": [[0, 20], [25, 35]], "3": [[61, 62]]}),
         "2": video(29, **{"0": [[0, 5]]}),
-        "3": video(60, **{"0": [[0, 5]]}),
+        **{number: video(60, **{"0": [[0, 5]]}) for number in ("3", "5", "6")},
     }
     rows = [
         question("1", 0, options=("red cup", "a hat", "A Hat", "a dog", "a kite")),
@@ -94,8 +94,10 @@ def test_each_unusable_row_is_listed_with_its_reason(tmp_path):
         question("2", 0),
         question("3", 0),
         question("4", 0),
+        question("5", 0),
+        question("6", 0),
     ]
-    write_annotations(tmp_path, rows=rows, grounding=grounding, folders={"1": "0001/1"})
+    write_annotations(tmp_path, rows=rows, grounding=grounding, folders={"1": "0001/1", "5": None, "6": ["6"]})
     samples, drops, counts = convert(tmp_path)
     assert samples == []
     assert {entry["id"].removeprefix("nextgqa/val/"): entry["reason"] for entry in drops.entries} == {
@@ -107,8 +109,10 @@ def test_each_unusable_row_is_listed_with_its_reason(tmp_path):
         "2/0": "video shorter than 30 s",
         "3/0": "video is not in map_vid_vidorID.json",
         "4/0": "no grounding",
+        "5/0": "video is not in map_vid_vidorID.json",
+        "6/0": "folder of the video is not a text",
     }
-    assert (counts.questions, counts.passed) == (8, 3)
+    assert (counts.questions, counts.passed) == (10, 5)
 
 
 @pytest.mark.parametrize(
