@@ -18,6 +18,7 @@ from verl_videomtr.verl_plugin.doctor.weights import complaint_of
 pytest_plugins = ["doctor_setting"]
 
 CORRECTION = "algorithm.rollout_correction"
+FILTER = "algorithm.filter_groups"
 SAMPLER = "trainer.v1.sampler.custom_sampler"
 
 
@@ -27,6 +28,7 @@ CHECKS = {
     "config.checkpoint": values.check_values,
     "config.correction": values.check_values,
     "config.sampling": values.check_values,
+    "config.reward": reward.check_reward,
     "config.": agreement.check_agreement,
     "engine.": engine.check_engine,
     "places.": places.check_places,
@@ -68,6 +70,9 @@ FAULTS = [
     ("config.values", [f"{ROLLOUT}.seed=first"], "0 or more"),
     ("config.steps", ["trainer.total_training_steps=9", "trainer.total_epochs=2"], "end the run after"),
     ("config.checkpoint", ["trainer.total_epochs=30", "trainer.save_freq=-1"], "trainer.save_freq=-1 with"),
+    ("config.sampling", [f"{ROLLOUT}.logprobs_mode=raw_logits"], "logprobs_mode=raw_logits"),
+    ("config.reward", [f"{FILTER}.enable=true", f"{FILTER}.metric=null"], "metric=None; expected one of acc,"),
+    ("config.reward", [f"{FILTER}.enable=true", f"{FILTER}.metric=seq_reward"], "metric=seq_reward; expected"),
     # What verl's data set reads.
     ("data.dataset", ["data.prompt_key=question"], "no entry 'question'"),
     ("data.dataset", ["data.image_key=extra_info"], "image_offset"),

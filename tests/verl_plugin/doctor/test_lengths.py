@@ -211,17 +211,6 @@ def scheduler(case):
     )
 
 
-def test_a_scheduler_with_more_sequences_than_tokens(measured):
-    fault = [f"{ROLLOUT}.max_num_batched_tokens=32"]
-    case = measured(*fault)
-    finding = only(lengths.check_lengths(case), "lengths.batched")
-    with pytest.raises(ValueError, match="must be greater than or equal to max_num_seqs"):
-        scheduler(case)
-    fixed = measured(*fault, *finding.overrides)
-    assert not bad(lengths.check_lengths(fixed))
-    scheduler(fixed)
-
-
 def test_a_frame_that_may_not_be_cut_and_does_not_fit(measured, healthy):
     from vllm.v1.core.encoder_cache_manager import compute_mm_encoder_budget
 

@@ -186,14 +186,7 @@ def _cut(check: str, takes: str, fix: list[str], *, is_always: bool) -> Finding:
 
 
 def _engine(case: Case) -> Iterator[Finding]:
-    batched, sequences = int(case.rollout.max_num_batched_tokens), int(case.rollout.max_num_seqs)
-    if batched < sequences:
-        yield error(
-            "lengths.batched",
-            f"{BATCHED}={batched}, fewer than max_num_seqs={sequences}",
-            why="vLLM's scheduler refuses it at its start",
-            overrides=[f"{BATCHED}={max(8192, sequences)}"],
-        )
+    batched = int(case.rollout.max_num_batched_tokens)
     frame = case.measured.largest_frame if case.measured else largest_frame_tokens(case.settings.video.pool)
     whole = case.get("actor_rollout_ref.rollout.engine_kwargs.vllm.disable_chunked_mm_input")
     if whole and frame > batched:

@@ -9,6 +9,7 @@ import asyncio
 import functools
 import math
 import threading
+import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -16,6 +17,7 @@ from verl_videomtr.episode import Episode
 from verl_videomtr.prompts import Prompts
 from verl_videomtr.sample import Sample, question_text
 from verl_videomtr.scoring import EpisodeScore, score_episode
+from verl_videomtr.trajectory import Trajectory
 from verl_videomtr.verl_plugin.doctor.case import Case
 from verl_videomtr.verl_plugin.doctor.findings import Finding, error, ok, refused, warning
 
@@ -51,7 +53,8 @@ def check_reward(case: Case) -> Iterator[Finding]:
     sample = case.samples["train"][0] if case.samples.get("train") else TYPICAL
     scores = []
     for answers in (True, False):
-        result = _in_time(functools.partial(score_episode, function, sample, _record(case, sample, answers=answers)))
+        record = _record(case, sample, answers=answers)
+        result = _in_time(functools.partial(score_episode, function, sample, record))
         if result is None:
             yield warning(
                 "config.reward",
@@ -70,6 +73,25 @@ def check_reward(case: Case) -> Iterator[Finding]:
             return
         scores.append(result)
     yield from _judge(name, *scores)
+    played: Any = types.SimpleNamespace(
+        sample=sample, replies=[], seconds={}, episode=types.SimpleNamespace(record=lambda: record)
+    )
+    numbers = Trajectory.of(played, scores[-1], turn_rows=[], turn_spans=[]).numbers()
+    yield from _filter(case, {"reward", *numbers, *scores[-1].numbers})
+
+
+def _filter(case: Case, known: set[str]) -> Iterator[Finding]:
+    """Groups are dropped by a number of their episodes, of those that the agent loop hands to verl."""
+    if not case.get("algorithm.filter_groups.enable"):
+        return
+    metric = case.get("algorithm.filter_groups.metric")
+    if metric not in known:
+        yield error(
+            "config.reward",
+            f"algorithm.filter_groups.metric={metric}; expected one of {', '.join(sorted(known))}",
+            why="verl's replay buffer finds no such number in the first groups, and the run stops",
+            overrides=["algorithm.filter_groups.metric=episode_reward"],
+        )
 
 
 def _remedy(case: Case, failure: Exception) -> dict[str, Any]:

@@ -244,6 +244,13 @@ def _sampling(case: Case) -> Iterator[Finding]:
             overrides=[f"{ROLLOUT}.ignore_eos=false"],
         )
     has_them = bool(case.get(f"{ROLLOUT}.calculate_log_probs"))
+    if has_them and not (mode := str(case.get(f"{ROLLOUT}.logprobs_mode"))).endswith("logprobs"):
+        yield error(
+            "config.sampling",
+            f"{ROLLOUT}.logprobs_mode={mode}",
+            why="vLLM then sends logits, which verl takes for log-probabilities",
+            overrides=[f"{ROLLOUT}.logprobs_mode=processed_logprobs"],
+        )
     bypass = bool(case.get(f"{CORRECTION}.bypass_mode"))
     corrects = [name for name in ("rollout_is", "rollout_rs") if case.get(f"{CORRECTION}.{name}")]
     asked = f"{CORRECTION}.bypass_mode" if bypass else f"{CORRECTION}.{corrects[0]}" if corrects else ""
