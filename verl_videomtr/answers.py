@@ -198,7 +198,7 @@ def _without_option_texts(text: str, options: Sequence[str]) -> str:
     Texts that are letters themselves ("B.", "(a)(c).") are blanked behind their own letter only: elsewhere they choose.
     """
     for letter, option in sorted(zip(LETTERS, options, strict=False), key=lambda item: len(item[1]), reverse=True):
-        words = _without_articles(_WORD.findall(_without_markup(option)))
+        words = _WORD.findall(_ARTICLE.sub("", _without_markup(option)))
         if not words:
             continue
         quoted = rf"(?:(?:an?|the)[ \t]+)?{_BETWEEN_WORDS.join(words)}(?!\w)"

@@ -100,6 +100,13 @@ def test_a_text_alone_names_its_option_with_and_without_articles(options):
         ("(a)(c). (B)", "B", REAL_TEXTS[0]),
         ("M*A*S*H", "B", ("Cheers", "M*A*S*H", "A")),
         ("B. M*A*S*H", "B", ("Cheers", "M*A*S*H", "A")),
+        # The letter of a name or of a label within an option is no article, and no second choice.
+        ("B. A. Smith", "B", ("J. Smith", "A. Smith", "B. Franklin")),
+        ("(B) A. Smith", "B", ("J. Smith", "A. Smith", "B. Franklin")),
+        ("The answer is C: B. Franklin", "C", ("J. Smith", "A. Smith", "B. Franklin")),
+        ("A. Smith", "B", ("J. Smith", "A. Smith", "B. Franklin")),
+        ("C. Exhibit A: the hat", "C", ("a cat", "a dog", "Exhibit A: the hat")),
+        ("D) It is A, then it is D.", "D", ("a cat", "a dog", "a bird", "It is A, then it is D.")),
         # A letter that is not the quoted text's: the letter decides, also where it could be an article.
         ("A. cat", "A", ("dog", "cat", "fish")),
         ("The answer is A. cat", "A", ("dog", "cat", "fish")),
