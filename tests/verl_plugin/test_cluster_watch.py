@@ -13,6 +13,7 @@ import time
 import psutil
 import pytest
 
+from verl_videomtr.checkpoints import TRACKER, say_how_to_resume
 from verl_videomtr.verl_plugin import cluster_watch
 
 COMMAND = """
@@ -151,3 +152,32 @@ def test_without_a_limit_nothing_watches(start):
     assert process.poll() is None
     pids["gcs_server"].resume()
     assert process.communicate(timeout=60)[0] == "done\n"
+
+
+FAILURE = """
+import sys
+from hydra.core.utils import JobReturn, JobStatus
+from omegaconf import OmegaConf
+from verl_videomtr.verl_plugin.launch_check import LaunchCheck
+
+config = OmegaConf.create({"trainer": {"default_local_dir": sys.argv[1]}})
+failure = RuntimeError(sys.argv[2])
+LaunchCheck().on_job_end(config, JobReturn(status=JobStatus.FAILED, _return_value=failure))
+raise failure
+"""
+
+
+@pytest.mark.parametrize("said_before", [False, True])
+def test_a_run_that_another_error_ends_says_how_it_goes_on_last_and_once(tmp_path, said_before):
+    (tmp_path / TRACKER).write_text("7")
+    advice = say_how_to_resume(tmp_path)
+    failure = f"a worker died; {advice}" if said_before else "a worker died"
+    done = subprocess.run(
+        [sys.executable, "-c", FAILURE, str(tmp_path), failure],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert "the last checkpoint is step 7" in done.stderr.splitlines()[-1]
+    assert done.stderr.count(advice) == 1

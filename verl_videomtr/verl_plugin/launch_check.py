@@ -8,7 +8,9 @@ need the data files run here alone.
 
 from __future__ import annotations
 
+import atexit
 import sys
+from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
@@ -16,6 +18,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
+from verl_videomtr.checkpoints import TRACKER, say_how_to_resume
 from verl_videomtr.sample import AGENT_NAME
 from verl_videomtr.settings import load_settings
 from verl_videomtr.verl_plugin.checks import BONUS_ESTIMATOR, ContradictionError, check_config, reward_config
@@ -42,8 +45,15 @@ class LaunchCheck(Callback):
         self._watch = watch_cluster(config)
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
+        has_failed = job_return.status is not JobStatus.COMPLETED
         if self._watch is not None:
-            self._watch.has_failed = job_return.status is not JobStatus.COMPLETED
+            self._watch.has_failed = has_failed
+        root = str(OmegaConf.select(config, "trainer.default_local_dir"))
+        advice = say_how_to_resume(root)
+        # This package's own errors say it; Ray's, of a trainer that was killed, do not.
+        if has_failed and (Path(root) / TRACKER).is_file() and advice not in str(job_return._return_value):
+            # Behind the traceback, which Hydra prints after this.
+            atexit.register(sys.stderr.write, f"verl_videomtr: the run has not reached its end; {advice}\n")
 
 
 def check_launch(config: DictConfig) -> None:
