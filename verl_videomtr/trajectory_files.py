@@ -13,6 +13,7 @@ cut line at the end: readers count it and go on, and the next writer takes it of
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -28,6 +29,8 @@ logger = logging.getLogger(__name__)
 RUN_FILE = "run.json"
 EVAL_FILE = "trajectories.jsonl"
 STEP_FILES = "step_*.jsonl"
+PACKED_FILES = "*.jsonl.gz"
+"""Files that somebody has packed since; no reader here unpacks them."""
 VAL_FOLDER = "val"
 
 _DEFAULTS: dict[str, Any] = {
@@ -89,9 +92,14 @@ def list_files(folder: str | Path) -> list[Path]:
     """Return a folder's files of trajectory lines: of training, or of an evaluation, then those of validation.
 
     Raises:
-        TrajectoryFileError: there are none.
+        TrajectoryFileError: there are none, or some are packed.
     """
     folder = Path(folder)
+    if packed := [*folder.glob(PACKED_FILES), *(folder / VAL_FOLDER).glob(PACKED_FILES)]:
+        raise TrajectoryFileError(
+            f"{len(packed)} packed files; expected lines as they were written, or those would be left out; "
+            f"{sorted(packed)[0]}; unpack them first (gunzip), or move them away"
+        )
     found = [*sorted(folder.glob(STEP_FILES)), *folder.glob(EVAL_FILE)]
     found += sorted((folder / VAL_FOLDER).glob(STEP_FILES))
     if not found:
@@ -140,28 +148,67 @@ def read_lines(path: str | Path) -> Iterator[Line]:
 
 
 def write_file(path: str | Path, records: Iterable[Mapping[str, Any]]) -> None:
-    """Write records as a file's only lines, all or none of them; what is there is replaced."""
+    """Write records as a file's only lines, all or none of them; what is there is replaced.
+
+    Raises:
+        OSError: they cannot be written; the message says where and what to do.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _replace(path, b"".join(map(_encode, records)))
+    replace_file(path, b"".join(map(_encode, records)))
 
 
 def append_to_file(path: str | Path, records: Iterable[Mapping[str, Any]]) -> None:
-    """Add records behind a file's lines; a line that a killed writer has left cut is taken off first."""
+    """Add records behind a file's lines, all or none; a line that a killed writer has left cut is taken off first.
+
+    Raises:
+        OSError: they cannot be written; the message says where and what to do.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "ab+") as file:
-        _take_off_cut_line(file, path)
-        file.write(b"".join(map(_encode, records)))
-        file.flush()
-        os.fsync(file.fileno())
+    lines = memoryview(b"".join(map(_encode, records)))
+    with _told_where(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Not buffered: what could not be written must not be tried again when the file is closed.
+        with open(path, "ab+", buffering=0) as file:
+            _take_off_cut_line(file, path)
+            size = file.seek(0, os.SEEK_END)
+            try:
+                while lines:
+                    lines = lines[file.write(lines) :]
+                os.fsync(file.fileno())
+            except OSError:
+                # A part of the lines would stand there twice when they are written again.
+                file.truncate(size)
+                raise
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a file's whole content, or leave what is there.
+
+    Raises:
+        OSError: it cannot be written; the message says where and what to do.
+    """
+    # One name for all writers: what a killed one has left is overwritten when the step is trained again.
+    beside = path.with_name(f".{path.name}.tmp")
+    with _told_where(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(beside, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(beside, path)
+        finally:
+            beside.unlink(missing_ok=True)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
 
 
 def write_run(folder: str | Path, run: Mapping[str, Any]) -> None:
     """Write a folder's run.json, whole or not at all."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    _replace(folder / RUN_FILE, (json.dumps(run, indent=2, ensure_ascii=False) + "\n").encode())
+    replace_file(Path(folder) / RUN_FILE, (json.dumps(run, indent=2, ensure_ascii=False) + "\n").encode())
 
 
 def read_run(folder: str | Path) -> dict[str, Any] | None:
@@ -245,22 +292,16 @@ def _encode(record: Mapping[str, Any]) -> bytes:
     return (json.dumps(record, ensure_ascii=False) + "\n").encode("utf-8", errors="surrogatepass")
 
 
-def _replace(path: Path, content: bytes) -> None:
-    # One name for all writers: what a killed one has left is overwritten when the step is trained again.
-    beside = path.with_name(f".{path.name}.tmp")
+@contextlib.contextmanager
+def _told_where(path: Path) -> Iterator[None]:
+    """Name the file where it cannot be written: the system's own error of a full disk does not."""
     try:
-        with open(beside, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+        yield
+    except OSError as error:
+        raise OSError(
+            f"a file cannot be written ({error.strerror or error}); expected room and a folder to write in; {path}; "
+            "make room or give another folder, and run the same command again"
+        ) from error
 
 
 def _take_off_cut_line(file: Any, path: Path) -> None:

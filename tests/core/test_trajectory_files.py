@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -74,6 +75,33 @@ def test_failed_write_leaves_the_old_lines(tmp_path):
         write_file(path, [LOST, {"not": object()}])
     assert written(read_file(path)) == [LINE]
     assert [item.name for item in tmp_path.iterdir()] == ["a.jsonl"]
+
+
+@pytest.mark.parametrize("write", [write_file, append_to_file])
+def test_full_disk_names_the_file_and_leaves_the_old_lines(tmp_path, write):
+    """The system takes a part of the lines, and refuses the rest."""
+    path = tmp_path / "a.jsonl"
+    write_file(path, [LINE])
+    before = path.read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) * 5 // 2, hard))
+    try:
+        with pytest.raises(OSError, match=r"cannot be written \(File too large\); expected room .*a\.jsonl; make room"):
+            write(path, [LINE] * 3)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert path.read_bytes() == before
+    append_to_file(path, [LINE])
+    assert path.read_bytes() == before * 2
+    assert [item.name for item in tmp_path.iterdir()] == ["a.jsonl"]
+
+
+def test_packed_files_are_not_left_out(tmp_path):
+    write_file(step_file(tmp_path, 2), [LINE])
+    (tmp_path / "val").mkdir()
+    (tmp_path / "val" / "step_000001.jsonl.gz").touch()
+    with pytest.raises(TrajectoryFileError, match=r"1 packed files; .*step_000001\.jsonl\.gz; unpack them first"):
+        list_files(tmp_path)
 
 
 def test_killed_writer_loses_no_line_that_it_announced(tmp_path):

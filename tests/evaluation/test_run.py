@@ -8,6 +8,9 @@ import asyncio
 import dataclasses
 import errno
 import json
+import os
+import subprocess
+import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -531,6 +534,26 @@ def test_tables_of_a_validation_that_the_trainer_dumped(two_runs, tmp_path, caps
     assert report["data_source"] == "synthetic_needle"
     assert (report["micro"]["num"], report["micro"]["value"]) == (12, pytest.approx(10 / 12))
     assert report["failures"] == [[json.loads(lines[1])["sample_id"], "unreadable: gone"]]
+
+
+def test_runs_whose_settings_are_not_known_are_said_to_be(two_runs, tmp_path, capsys):
+    (tmp_path / "trajectories.jsonl").write_bytes((two_runs / "several" / "trajectories.jsonl").read_bytes())
+    assert main(["compare", str(tmp_path), str(two_runs / "single")]) == 0
+    output = capsys.readouterr().out
+    assert "A without run.json: whether the settings are the same is not known" in output
+    assert "None ->" not in output
+
+
+def test_terminal_without_a_character_ends_no_command(two_runs, tmp_path):
+    """The words of a question or a folder, on a terminal of another encoding."""
+    named = tmp_path / "prüfung"
+    named.mkdir()
+    (named / "trajectories.jsonl").write_bytes((two_runs / "several" / "trajectories.jsonl").read_bytes())
+    command = [sys.executable, "-m", "verl_videomtr.cli", "compare", str(named), str(named)]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "pr\\xfcfung" in done.stdout
 
 
 def test_tables_of_one_run_do_not_replace_those_of_another(two_runs, capsys):

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import resource
 from pathlib import Path
 
 import pytest
@@ -189,6 +190,8 @@ def test_shards_of_another_size_are_refused(mesh):
     assert torch.equal(join(parts, name="w"), torch.arange(10.0).reshape(5, 2))
     with pytest.raises(ExportError, match=r"make up \(6, 2\); expected \(5, 2\)"):
         join([parts[0], parts[0]], name="w")
+    with pytest.raises(ExportError, match=r"w have shapes \[\(3, 2\), \(2, 5\)\]; expected parts of \(5, 2\)"):
+        join([parts[0], cut(torch.zeros(5, 5), mesh)[1]], name="w")
     whole = DTensor.from_local(torch.ones(3), mesh, [Replicate()], run_check=False)
     assert torch.equal(join([whole, whole], name="w"), torch.ones(3))
 
@@ -213,6 +216,34 @@ def test_folder_in_use_is_left_alone(tmp_path, model, processor):
     (tmp_path / "out" / "precious").touch()
     with pytest.raises(ExportError, match="not empty"):
         export(tmp_path / "run", tmp_path / "out")
+
+
+@pytest.mark.parametrize("taken", ["file", "folder", "below a file"])
+def test_folder_that_cannot_be_made_is_told_before_a_shard_is_read(tmp_path, model, processor, monkeypatch, taken):
+    """Reading takes minutes with a model of some size."""
+    write_checkpoint(tmp_path / "run", model, processor, [model.state_dict()])
+    out = tmp_path / "out"
+    if taken == "folder":
+        (out / "model").mkdir(parents=True)
+    else:
+        out.write_text("precious")
+    monkeypatch.setattr("verl_videomtr.export.checkpoints.read_model", lambda folder: pytest.fail("it was read"))
+    with pytest.raises(ExportError, match=r"not empty|cannot be made"):
+        export(tmp_path / "run", out / "model" if taken == "below a file" else out)
+
+
+def test_full_disk_is_one_error_and_leaves_nothing(tmp_path, model, processor):
+    write_checkpoint(tmp_path / "run", model, processor, [model.state_dict()])
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # The tokenizer has room, the weights have not.
+    largest = max(path.stat().st_size for path in (tmp_path / "run").rglob("huggingface/*"))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (largest + 10_000, hard))
+    try:
+        with pytest.raises(ExportError, match=r"weights cannot be written .*GB of room"):
+            export(tmp_path / "run", tmp_path / "out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
 def test_run_without_a_critic_says_so(tmp_path, model, processor):

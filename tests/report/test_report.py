@@ -6,6 +6,7 @@ import base64
 import hashlib
 import io
 import json
+import os
 import re
 import shutil
 
@@ -114,7 +115,7 @@ def test_a_line_that_is_no_record_is_counted_and_stops_nothing(tmp_path, line):
 
 ODD = (
     *({"episode": {name: value}} for name in RECORD["episode"] for value in (5, "abc", {}, [], [{}], [[0]], 10**400)),
-    *({name: value} for name in RECORD if name != "episode" for value in (5, "abc", {}, [{}], [[None]], 10**400)),
+    *({name: value} for name in RECORD if name != "episode" for value in (5, "abc", {}, [], [{}], [[None]], 10**400)),
     {"turn_rewards": [float("nan"), float("inf")]}, {"segments": [[float("nan"), float("inf")]]}, {"step": -5},
     {"segments": [[-4, -2], [9, 3]]}, {"episode": {"times_seconds": [float("nan")] * 8}}, {"turn_rewards": [1e308] * 2},
     {"episode": {"times_seconds": [-5.0] * 8, "duration_seconds": -8.0}}, {"episode": {"duration_seconds": 1e308}},
@@ -220,6 +221,22 @@ def test_numbers_that_json_lacks_and_broken_characters_are_written(tmp_path):
     index = read_block(make_page(tmp_path, tmp_path / "run"), "index")
     assert index["cards"]["reward"] == ["nan"]
     assert index["cards"]["question"] == ["half \ud83d a pair"]
+
+
+def test_a_folder_whose_name_is_no_text_gets_its_page(tmp_path):
+    run = tmp_path / os.fsdecode(b"run\xff")
+    write_lines(run / "step_000001.jsonl", record())
+    text = make_page(tmp_path, run)
+    assert "<title>run\N{REPLACEMENT CHARACTER} - " in text
+
+
+def test_packed_lines_are_said_to_be_left_out(tmp_path):
+    write_lines(tmp_path / "run" / "step_000001.jsonl", record())
+    (tmp_path / "run" / "val").mkdir()
+    for name in ("step_000002.jsonl.gz", "val/step_000002.jsonl.gz"):
+        (tmp_path / "run" / name).touch()
+    index = read_block(make_page(tmp_path, tmp_path / "run"), "index")
+    assert any(note.startswith("2 packed files in ") for note in index["notes"])
 
 
 def test_an_endless_response_is_shortened_in_its_middle(tmp_path):

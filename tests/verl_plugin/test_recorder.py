@@ -367,6 +367,29 @@ def test_older_lines_and_full_folders_are_refused(folder, tmp_path):
         asyncio.run(rescore(old, tmp_path / "new", preset="paper"))
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("question", None), ("episode", []), ("segments", 7), ("correct", "yes"), ("components", {"acc": "x"}),
+        ("turn_rewards", None), ("extra_info", 1.0), ("split", "not there"),
+    ],
+)  # fmt: skip
+def test_line_that_is_no_whole_trajectory_is_one_error_with_its_place(folder, capsys, name, value):
+    path = step_file(folder, 3)
+    records = read_file(path).records
+    broken = next(record for record in records if record["sample_id"] == "s1")
+    if value == "not there":
+        del broken[name]
+    else:
+        broken[name] = value
+    write_file(path, records)
+    code, _ = run_rescore(folder)
+    (error,) = capsys.readouterr().err.splitlines()
+    assert code == 2
+    assert "no whole trajectory" in error
+    assert "step_000003.jsonl, sample 's1'" in error
+
+
 def test_reward_function_of_a_file_is_loaded_again(folder, tmp_path):
     (tmp_path / "mine.py").write_text(
         "async def judge(data_source, solution_str, ground_truth, extra_info, bonus=0.0):\n"

@@ -13,7 +13,6 @@ import argparse
 import asyncio
 import gc
 import math
-import os
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -36,7 +35,7 @@ from verl_videomtr.serving.arguments import KEY_NOTE, add_server_arguments, open
 from verl_videomtr.serving.journal import Journal, SharedJournal
 from verl_videomtr.serving.pictures import PictureService
 from verl_videomtr.subtitles import Subtitles, read_subtitles
-from verl_videomtr.trajectory_files import EVAL_FILE, RUN_FILE, write_file, write_run
+from verl_videomtr.trajectory_files import EVAL_FILE, RUN_FILE, replace_file, write_file, write_run
 from verl_videomtr.video.service import FrameService
 
 JOURNAL = "journal.jsonl"
@@ -205,7 +204,6 @@ def _table_what_was_played(args: argparse.Namespace) -> int:
     line = f"played before: {played.path}, {len(played.results)} episodes"
     if played.num_cut:
         line += "; its last line was cut off and is left out"
-    args.out.mkdir(parents=True, exist_ok=True)
     _write_tables(args.out, played.results, line=line, frame_budget=played.frame_budget)
     return 0
 
@@ -215,7 +213,6 @@ def _write_tables(out: Path, results: Sequence[Result], *, line: str, frame_budg
     text = markdown(tables, line=line)
     files = {"report.md": text, "report.csv": to_csv(tables), "report.json": to_json(tables, line=line)}
     for name, content in files.items():
-        beside = out / f".{name}.{os.getpid()}.tmp"
-        beside.write_text(content, encoding="utf-8")
-        beside.replace(out / name)
+        # A group's value comes from the data: half a character in one must not cost the table.
+        replace_file(out / name, content.encode(errors="replace"))
     print(text)

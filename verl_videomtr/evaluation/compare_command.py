@@ -19,6 +19,7 @@ from verl_videomtr.evaluation.reading import Played, read_played
 from verl_videomtr.evaluation.rendering import MAX_GROUP_ROWS, table
 from verl_videomtr.evaluation.run_file import changes
 from verl_videomtr.serving.texts import one_line
+from verl_videomtr.trajectory_files import replace_file
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,13 +42,19 @@ def run(args: argparse.Namespace) -> int:
     print("\n".join(_lines(found, first, second)))
     if args.json is not None:
         plain = {source: [dataclasses.asdict(each) for each in differences] for source, differences in found.items()}
-        args.json.write_text(json.dumps(plain, indent=2) + "\n", encoding="utf-8")
+        replace_file(args.json, (json.dumps(plain, indent=2) + "\n").encode())
     return 0
 
 
 def _lines(found: Mapping[str, Sequence[Difference]], first: Played, second: Played) -> list[str]:
     lines = [f"A: {first.path}", f"B: {second.path}"]
-    if differs := changes(first.run, second.run):
+    unknown = [name for played, name in ((first, "A"), (second, "B")) if not played.run]
+    if unknown:
+        lines.append(
+            f"{' and '.join(unknown)} without run.json: whether the settings are the same is not known, and only then "
+            "does a difference say something"
+        )
+    elif differs := changes(first.run, second.run):
         lines += ["settings that differ (A -> B):", *(one_line(f"- {each}") for each in differs)]
     alone = unpaired(first.results, second.results)
     if any(alone):

@@ -15,6 +15,7 @@ from typing import Any
 
 from verl_videomtr.answers import LETTERS, option_letter
 from verl_videomtr.sample import Sample
+from verl_videomtr.trajectory_files import replace_file
 
 Answers = Sequence[tuple[Sample, str]]
 """(question, option letter or "")."""
@@ -39,7 +40,7 @@ def write_official(folder: Path, samples: Sequence[Sample], answers: Mapping[str
             continue
         chosen = [(s, letter(s, answers.get(s.sample_id))) for s in samples if s.data_source == source]
         path = folder / f"{source}.official.json"
-        path.write_text(json.dumps(FORMS[source](chosen), indent=1) + "\n", encoding="utf-8")
+        replace_file(path, (json.dumps(FORMS[source](chosen), indent=1) + "\n").encode())
         written.append(path)
     return written
 

@@ -114,7 +114,14 @@ def join(parts: Sequence[torch.Tensor], *, name: str) -> torch.Tensor:
     else:
         # With replicas of the shards (hybrid sharding), the last mesh dimension counts within one replica.
         num_shards = first.device_mesh.shape[-1]
-        whole = torch.cat(local[:num_shards], dim=placement.dim)
+        try:
+            whole = torch.cat(local[:num_shards], dim=placement.dim)
+        except RuntimeError as error:
+            shapes = [tuple(part.shape) for part in local[:num_shards]]
+            raise ExportError(
+                f"the shards of {name} have shapes {shapes[:4]}; expected parts of {tuple(first.shape)} along "
+                f"dimension {placement.dim}; the checkpoint mixes files of different runs; take another one"
+            ) from error
     if whole.shape != first.shape:
         raise ExportError(
             f"the shards of {name} make up {tuple(whole.shape)}; expected {tuple(first.shape)}; "

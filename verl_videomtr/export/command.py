@@ -86,10 +86,12 @@ def export(
 
     from verl_videomtr.export.adapters import has_adapters, merge
     from verl_videomtr.export.checkpoints import find_checkpoint, read_model
-    from verl_videomtr.export.writing import write_model
+    from verl_videomtr.export.writing import require_places, write_model
 
+    out = out.absolute()  # "." has no name
     transformers_logging.disable_progress_bar()
     checkpoint = find_checkpoint(path, role=role)
+    require_places(checkpoint.folder, out)
     state = read_model(checkpoint.folder)
     lora = None
     if has_adapters(state):

@@ -7,10 +7,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForImageTextToText,
@@ -38,13 +40,7 @@ def write_model(state: dict[str, torch.Tensor], source: Path, out: Path, *, reco
     Raises:
         ExportError: the folder is taken, or what was written does not load to the very tensors that were given.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ExportError(f"the folder is not empty; expected a new one; {out}; give another --out, or remove it")
-    if not (source / HUGGINGFACE / "config.json").is_file():
-        raise ExportError(
-            f"the checkpoint has no {HUGGINGFACE}/config.json; expected the model's description; {source}; "
-            "its saving was cut short, take an earlier one"
-        )
+    require_places(source, out)
     beside = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     try:
         shutil.copytree(source / HUGGINGFACE, beside, ignore=shutil.ignore_patterns(*WEIGHTS))
@@ -57,6 +53,30 @@ def write_model(state: dict[str, torch.Tensor], source: Path, out: Path, *, reco
         beside.rename(out)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+
+
+def require_places(source: Path, out: Path) -> None:
+    """Look at both folders: before minutes of reading, what can be known then.
+
+    Raises:
+        ExportError: the checkpoint has no description of its model, or `out` is taken or cannot be made.
+    """
+    if not (source / HUGGINGFACE / "config.json").is_file():
+        raise ExportError(
+            f"the checkpoint has no {HUGGINGFACE}/config.json; expected the model's description; {source}; "
+            "its saving was cut short, take an earlier one"
+        )
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ExportError(f"the folder is not empty; expected a new one; {out}; give another --out, or remove it")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out.parent):
+            pass
+    except OSError as error:
+        raise ExportError(
+            f"the folder cannot be made ({error.strerror or error}); expected one below a folder to write in; {out}; "
+            "give another --out"
+        ) from error
 
 
 def load_model(folder: Path, *, is_value_model: bool, dtype: torch.dtype) -> tuple[Any, dict[str, Any]]:
@@ -137,7 +157,14 @@ def _save_weights(state: dict[str, torch.Tensor], folder: Path) -> None:
     tied = set(getattr(model, "all_tied_weights_keys", None) or ())
     generation = folder / "generation_config.json"
     kept = generation.read_bytes() if generation.is_file() else None
-    model.save_pretrained(folder, state_dict={name: value for name, value in state.items() if name not in tied})
+    try:
+        model.save_pretrained(folder, state_dict={name: value for name, value in state.items() if name not in tied})
+    except SafetensorError as error:
+        num_bytes = sum(tensor.numel() * tensor.element_size() for tensor in state.values())
+        raise ExportError(
+            f"the weights cannot be written ({error}); expected {num_bytes / 1e9:.1f} GB of room; {folder.parent}; "
+            "make room, or give another --out"
+        ) from error
     if kept is not None:
         # What the base model came with, not what a fresh configuration would say.
         generation.write_bytes(kept)

@@ -23,6 +23,8 @@ from typing import Any
 
 import jinja2
 
+from verl_videomtr.serving.texts import clean
+
 CHUNK_EPISODES = 40
 """Episodes whose turns are read together when one of them is opened."""
 SCRIPTS = (
@@ -96,7 +98,7 @@ def write_folder(out: Path, blocks: Sequence[Block], *, title: str) -> int:
 def _render(blocks: Sequence[Block], *, title: str, loads: str) -> str:
     script, style = _source(SCRIPTS), _source((STYLE,))
     return _template().render(
-        title=title,
+        title=clean(title),
         policy=_policy(script, style, loads=bool(loads)),
         script=script,
         style=style,

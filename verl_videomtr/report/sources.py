@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from verl_videomtr.trajectory_files import VAL_FOLDER, TrajectoryFileError, read_run
+from verl_videomtr.trajectory_files import PACKED_FILES, VAL_FOLDER, TrajectoryFileError, read_run
 
 VALIDATION_FOLDERS = (VAL_FOLDER, "validation")
 METRICS = "metrics"
@@ -73,7 +73,7 @@ def find_runs(paths: Sequence[str | Path]) -> list[Run]:
             raise ValueError(
                 f"{path} holds no trajectory lines and no metrics; expected step_*.jsonl or trajectories.jsonl as "
                 "videomtr.dump.dir and `videomtr eval` write them, or the file of verl's `file` logger; "
-                "give the folder that they were written to"
+                "unpack packed ones, or give the folder that they were written to"
             )
         runs += [run for run in found if all(run.path != known.path for known in runs)]
     _make_names_unique(runs)
@@ -127,6 +127,10 @@ def _runs_in_folder(folder: Path) -> list[Run]:
         else:
             others.append((home, ""))
     for home, run in runs.items():
+        if packed := sum(
+            len(list(place.glob(PACKED_FILES))) for place in (home, *map(home.joinpath, VALIDATION_FOLDERS))
+        ):
+            run.notes.append(f"{packed} packed files in {home} are left out ({PACKED_FILES}); gunzip them to read them")
         families = _families(metrics.pop(home, []))
         run.metrics_files = families.get(METRICS, []) or next(iter(families.values()), [])
         run.left_out += sum(map(len, families.values())) - len(run.metrics_files)
