@@ -38,7 +38,8 @@ def read_json(path: str | Path) -> Any:
     Raises:
         AnnotationError: the file is missing, not JSON, nested without end, or has a key twice in one object.
     """
-    return _parse(_text(path), expected="a JSON document", where=str(path))
+    remedy = "download it again, or name it .jsonl if each line is an object"
+    return _parse(_text(path), expected="a JSON document", where=str(path), remedy=remedy)
 
 
 def read_records(path: str | Path) -> list[dict[str, Any]]:
@@ -142,13 +143,13 @@ def _text(path: str | Path) -> str:
     return text
 
 
-def _parse(text: str, *, expected: str, where: str) -> Any:
+def _parse(text: str, *, expected: str, where: str, remedy: str) -> Any:
     try:
         return json.loads(text, object_pairs_hook=_unique)
     except RecursionError:
-        raise AnnotationError(f"nested too deep to read; expected {expected}; {where}; download it again") from None
+        raise AnnotationError(f"nested too deep to read; expected {expected}; {where}; {remedy}") from None
     except ValueError as error:
-        raise AnnotationError(f"not JSON ({error}); expected {expected}; {where}; download it again") from error
+        raise AnnotationError(f"not JSON ({error}); expected {expected}; {where}; {remedy}") from error
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -160,8 +161,9 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _json_lines(path: Path) -> list[Any]:
+    remedy = "download it again, or name it .json if it is one document"
     return [
-        _parse(line, expected="one JSON object per line", where=f"{path}, line {line_number}")
+        _parse(line, expected="one JSON object per line", where=f"{path}, line {line_number}", remedy=remedy)
         for line_number, line in enumerate(_text(path).split("\n"), start=1)
         if line.strip()
     ]

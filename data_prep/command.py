@@ -24,9 +24,12 @@ MAX_SHOWN = 100
 
 
 def parser(description: str, *, example: str) -> argparse.ArgumentParser:
-    """Return a parser whose --help ends with an example."""
+    """Return a parser whose --help ends with an example, and which is named as the example calls it."""
     return argparse.ArgumentParser(
-        description=description, epilog=f"example:\n  {example}", formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=" ".join(example.split()[:3]),
+        description=description,
+        epilog=f"example:\n  {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
 
 

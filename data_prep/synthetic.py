@@ -350,15 +350,20 @@ def make_dataset(out: Path, config: NeedleConfig, *, seed: int, num_samples: dic
     Returns:
         Whether anything was made.
     Raises:
-        FileExistsError: `out` holds something else.
+        ValueError: a number of rows is negative, or all are 0.
+        FileExistsError: `out` holds something else, or a part of what was made.
     """
+    if min(num_samples.values()) < 0 or not any(num_samples.values()):
+        raise ValueError(f"rows {num_samples}; expected 0 or more of each split, and some in all; make_dataset")
     settings = {"needle": dataclasses.asdict(config), "seed": seed, "num_samples": num_samples}
     if out.exists():
-        record = out / "settings.json"
-        if record.is_file() and json.loads(record.read_text(encoding="utf-8")) == settings:
+        num_videos = sum(-(-num // config.questions_per_video) for num in num_samples.values())
+        if _settings(out) == settings and len(list(out.glob("videos/*.mp4"))) == num_videos:
             return False
-        raise FileExistsError(f"{out} exists and was not made with these settings; remove it or give another --out")
-    beside = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+        raise FileExistsError(
+            f"{out} exists and was not made with these settings, or is not whole; remove it or give another --out"
+        )
+    beside = out.with_name(f".{out.name}.{os.getpid()}.{os.urandom(4).hex()}.tmp")
     try:
         for split, num in num_samples.items():
             if num:
@@ -369,6 +374,13 @@ def make_dataset(out: Path, config: NeedleConfig, *, seed: int, num_samples: dic
     finally:
         shutil.rmtree(beside, ignore_errors=True)
     return True
+
+
+def _settings(out: Path) -> object:
+    try:
+        return json.loads((out / "settings.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
 
 
 _HELP = {
@@ -422,7 +434,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         config = config_from_arguments(arguments)
         num_samples = {split: getattr(arguments, f"num_{split}") for split in ("train", "val", "test")}
         made = make_dataset(arguments.out, config, seed=arguments.seed, num_samples=num_samples)
-    except (ValueError, FileExistsError) as error:
+    except (ValueError, OSError) as error:
         parser.exit(2, f"{error}\n")
     num_videos = sum(1 for _ in (arguments.out / "videos").iterdir())
     print(f"{'made' if made else 'kept'} {arguments.out}: {num_videos} videos, rows {num_samples}")

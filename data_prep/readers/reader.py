@@ -44,7 +44,7 @@ def locate(path: Path, names: Sequence[str]) -> Path:
     found = [path / name for name in names if (path / name).is_file()] or sorted(path.glob("*.parquet"))
     if len(found) != 1:
         raise AnnotationError(
-            f"{len(found)} files could be meant {[file.name for file in found]}; expected one of {list(names)} "
-            f"or one parquet file; {path}; name the file itself ({', '.join(SUFFIXES)})"
+            f"{len(found)} files could be meant {[file.name for file in found]}; expected "
+            f"{', '.join([*names, 'or one parquet file'])}; {path}; name the file itself ({', '.join(SUFFIXES)})"
         )
     return found[0]

@@ -114,6 +114,8 @@ DEEP = "[" * 100_000
         ("a.json", "null", "no records"),
         ("a.json", '{"data": [{"a": 1}]}', "record 0 is"),
         ("a.json", "[" + "[" * 500 + "]" * 500 + "]", "record 0 is"),
+        ("a.json", '{"a": 1}\n{"a": 2}\n', "not JSON.*name it .jsonl"),
+        ("a.jsonl", '[\n{"a": 1}\n]\n', "not JSON.*line 1; .*name it .json"),
         ("a.parquet", "PAR1", "expected a parquet file"),
         ("a.txt", "", "expected one ending in"),
     ],

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data_prep import check, mix
+from data_prep import benchmark, check, custom, mix, nextgqa, qvhighlights
 from data_prep.mix import join, split_videos
 from verl_videomtr.sample import SCHEMA, Sample, SampleError, read_rows, write_rows
 
@@ -178,6 +178,13 @@ def test_recordings_of_excluded_files_are_left_out_and_listed_and_the_check_ends
     assert "some left to train on" in capsys.readouterr().err
     assert mix.main([str(source), "--out", str(benchmark), "--exclude", str(benchmark)]) == 1
     assert "also an input" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("module", [benchmark, check, custom, mix, nextgqa, qvhighlights])
+def test_commands_call_themselves_as_they_are_called(module, capsys):
+    with pytest.raises(SystemExit):
+        module.main(["--help"])
+    assert capsys.readouterr().out.startswith(f"usage: python -m {module.__name__} ")
 
 
 def test_check_passes_whole_files_and_counts_them(tmp_path, capsys):

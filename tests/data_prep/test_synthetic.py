@@ -195,6 +195,38 @@ def test_a_folder_is_kept_or_refused(dataset, capsys):
     assert "was not made with these settings" in capsys.readouterr().err
 
 
+def test_a_folder_that_lost_a_video_is_not_kept(tmp_path, capsys):
+    arguments = ["--out", str(tmp_path / "data"), "--num-train", "1", "--num-val", "0", "--num-test", "0"]
+    assert (main(arguments), main(arguments)) == (0, 0)
+    (tmp_path / "data" / "videos" / "train_00000.mp4").unlink()
+    with pytest.raises(SystemExit):
+        main(arguments)
+    assert "or is not whole" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"--num-train": "0"}, "expected 0 or more of each split, and some in all"),
+        ({"--num-train": "-1"}, "expected 0 or more of each split, and some in all"),
+        ({"--out": "file/data"}, "Not a directory"),
+        ({"--out": "file"}, "exists and was not made"),
+        ({"--out": "half"}, "exists and was not made"),
+    ],
+)
+def test_arguments_that_cannot_be_are_one_line(tmp_path, capsys, changes, message):
+    (tmp_path / "file").touch()
+    (tmp_path / "half").mkdir()
+    (tmp_path / "half" / "settings.json").write_text('{"nee')
+    settings = {"--out": "data", "--num-train": "1", "--num-val": "0", "--num-test": "0", **changes}
+    settings["--out"] = str(tmp_path / settings["--out"])
+    with pytest.raises(SystemExit, match="2"):
+        main([text for pair in settings.items() for text in pair])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "half"]
+
+
 def test_a_failed_run_leaves_nothing(tmp_path, monkeypatch):
     def fail(*args, **kwargs):
         raise OSError("disk full")
