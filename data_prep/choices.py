@@ -10,7 +10,7 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from data_prep.drops import Dropped, text_of
+from data_prep.drops import Dropped, number_of, text_of
 from verl_videomtr.answers import LETTERS
 from verl_videomtr.sample import is_blank
 
@@ -96,10 +96,11 @@ def letter_of_index(index: Any, options: Sequence[str]) -> str:
     Raises:
         Dropped: it is not a position among the options.
     """
-    text = text_of(index)
-    if not text.isdecimal() or int(text) >= len(options):
-        raise Dropped("answer is not among the options", f"position {index!r} of {len(options)}")
-    return LETTERS[int(text)]
+    # A column with gaps holds 3.0 in place of 3, and a CSV its text.
+    position = number_of(index)
+    if position is None or position not in range(min(len(options), len(LETTERS))):
+        raise Dropped("answer is not among the options", f"position {index!r:.100} of {len(options)}")
+    return LETTERS[int(position)]
 
 
 def letter_of_text(answer: Any, options: Sequence[str]) -> str:

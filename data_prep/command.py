@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_prep.drops import DropList
+from data_prep.drops import DropList, Dropped
 from data_prep.videos import Probed, keep_openable
 from verl_videomtr.answers import LETTERS
 from verl_videomtr.sample import SCHEMA, Sample, is_url, write_rows
@@ -77,9 +77,15 @@ def rows_file(text: str) -> Path:
 
 
 def video_path(prefix: str, name: str) -> str:
-    """Join a source's directory in the video root and a file in it, with POSIX separators; a URL stays as it is."""
+    """Join a source's directory in the video root and a file in it, with POSIX separators; a URL stays as it is.
+
+    Raises:
+        Dropped: no file is named, or nothing but an ending.
+    """
     if is_url(name):
         return name
+    if PurePosixPath(name).name in ("", ".mp4"):
+        raise Dropped("no video named")
     if is_url(prefix):
         return f"{prefix.rstrip('/')}/{name}"
     return str(PurePosixPath(prefix) / name)

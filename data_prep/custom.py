@@ -13,6 +13,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -51,10 +52,7 @@ def convert(
     ids = {id(record): f"{name}/{own_id}" for record, own_id in numbered}
 
     def make(record: Mapping[str, Any]) -> Sample:
-        name_of_video = plain_text(record["video"], what="video")
-        if not name_of_video:
-            raise Dropped("no video named")
-        video = command.video_path(prefix, name_of_video)
+        video = command.video_path(prefix, plain_text(record["video"], what="video"))
         options = read_options(record.get("options"))
         segments = _segments(record.get("segments"))
         question_type, answer = _answer(record, options)
@@ -144,10 +142,11 @@ def _run(arguments: argparse.Namespace) -> int:
         )
     probed = None
     if arguments.videos is not None:
-        names = [text_of(record["video"]) for record in records]
-        probed = probe_videos(
-            (command.video_path(arguments.prefix, name) for name in names if name), root=arguments.videos
-        )
+        videos = []
+        for record in records:
+            with suppress(Dropped):
+                videos.append(command.video_path(arguments.prefix, plain_text(record["video"], what="video")))
+        probed = probe_videos(videos, root=arguments.videos)
     samples, drops = convert(
         records,
         name=arguments.name,

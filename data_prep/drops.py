@@ -72,6 +72,8 @@ def collect(
     for record_idx, record in enumerate(records):
         try:
             sample = replace(make(record), index=len(samples))
+            if sample.sample_id.endswith("/"):
+                raise Dropped("no id")
             known = first.setdefault(sample.sample_id, record_idx)
             if known != record_idx:
                 raise Dropped("id occurs twice", f"records {known} and {record_idx}, counted from 0; the first is kept")

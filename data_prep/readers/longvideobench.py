@@ -13,7 +13,7 @@ from pathlib import Path
 from data_prep.annotations import read_records, require_columns
 from data_prep.choices import letter_of_index, list_of
 from data_prep.command import video_path
-from data_prep.drops import Dropped, plain_text, text_of
+from data_prep.drops import Dropped, plain_text, seconds_of, text_of
 from data_prep.readers.reader import Reader, Record, locate
 from verl_videomtr.sample import Sample
 
@@ -43,13 +43,16 @@ def record_id(record: Record) -> str:
 
 def make(record: Record, prefix: str) -> Sample:
     options = _options(record)
+    duration_seconds = seconds_of(record["duration"])
+    if duration_seconds is None:
+        raise Dropped("duration is not a number", f"{record['duration']!r:.100}; expected seconds > 0")
     return Sample(
         data_source="longvideobench",
         sample_id=record_id(record),
         index=0,
         split="test",
         video=video_path(prefix, text_of(record.get("video_path")) or f"{text_of(record['video_id'])}.mp4"),
-        duration_seconds=float(record["duration"]),
+        duration_seconds=duration_seconds,
         question=plain_text(record["question"], what="question"),
         options=options,
         answer=letter_of_index(record["correct_choice"], options),

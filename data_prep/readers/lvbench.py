@@ -9,6 +9,8 @@ time reference is where the answer lies, and becomes the row's evidence wherever
 
 from __future__ import annotations
 
+import json
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -85,6 +87,9 @@ def _seconds(text: str) -> float | None:
 
 def _duration(record: Record) -> float | None:
     info: Any = record.get("video_info") or {}
+    if isinstance(info, str):
+        with suppress(ValueError, RecursionError):
+            info = json.loads(info)
     minutes = seconds_of(info.get("duration_minutes")) if isinstance(info, dict) else None
     return None if minutes is None else minutes * SECONDS_PER_MINUTE
 

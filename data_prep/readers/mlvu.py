@@ -82,14 +82,14 @@ def dev_id(record: Record) -> str:
 def make_test(record: Record, prefix: str) -> Sample:
     number = test_id(record).removeprefix("mlvu/")
     task = number.split("_")[0] if number.split("_")[0] in CATEGORIES else _task(record)
-    name = text_of(record.get("video") or record.get("video_name") or record.get("path"))
+    name = plain_text(record.get("video") or record.get("video_name") or record.get("path"), what="video")
     video = video_path(prefix, PurePosixPath(name).name)
     return _sample(record, source="mlvu", sample_id=test_id(record), task=task, video=video)
 
 
 def make_dev(record: Record, prefix: str) -> Sample:
-    name = text_of(record.get("video") or record.get("video_name"))
-    video = video_path(prefix, str(PurePosixPath(record[_FILE]) / name))
+    name = plain_text(record.get("video") or record.get("video_name"), what="video")
+    video = video_path(str(PurePosixPath(prefix) / record[_FILE]), name)
     return _sample(record, source="mlvu_dev", sample_id=dev_id(record), task=_task(record), video=video)
 
 

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Benchmarks in the shapes they are published in, from small files written by hand, quirks included."""
 
+import csv
 import json
 
 import pyarrow as pa
@@ -10,6 +11,7 @@ import pytest
 
 from data_prep import benchmark
 from data_prep.readers.lvbench import time_reference
+from tests.data_prep.test_attacks import RECORDS
 from verl_videomtr.sample import read_rows
 
 
@@ -402,9 +404,50 @@ def test_longvideobench_test_split_is_refused(tmp_path):
 
 
 def test_malformed_value_is_listed_not_fatal(tmp_path):
-    records = [longvideobench_record(duration="long"), longvideobench_record(id="b_1")]
-    samples, drops, _ = benchmark.convert("longvideobench", write_json(tmp_path / "lvb_val.json", records))
-    assert (len(samples), reasons(drops)) == (1, {"longvideobench/86abCDefGH0_0": "malformed record"})
+    odd = ("long", None, True, "1_0", float("nan"))
+    records = [longvideobench_record(duration=duration, id=f"a_{duration}") for duration in odd]
+    samples, drops, _ = benchmark.convert(
+        "longvideobench", write_json(tmp_path / "lvb_val.json", [*records, longvideobench_record()])
+    )
+    assert len(samples) == 1
+    assert reasons(drops) == {f"longvideobench/a_{duration}": "duration is not a number" for duration in odd}
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("videomme", {"videoID": " ", "url": "https://youtu.be/abcDEF-_123", "question_id": None}),
+        ("mlvu", {"video": None}),
+        ("mlvu", {"video": ["a.mp4"]}),
+        ("mlvu_dev", {"video": ""}),
+        ("longvideobench", {"video_id": None, "video_path": None}),
+        ("longvideobench", {"id": float("nan")}),
+        ("lvbench", {"key": " "}),
+        ("lvbench", {"uid": None}),
+        ("egoschema", {"video_idx": None}),
+    ],
+)
+def test_record_without_a_video_or_an_id_is_listed(tmp_path, name, changes):
+    path = write_json(tmp_path / f"{name}.json", [{**RECORDS[name], **changes}])
+    samples, drops, _ = benchmark.convert(name, path)
+    assert samples == []
+    assert set(reasons(drops).values()) <= {"no video named", "no id", "video is not a text"}
+
+
+def test_numbers_and_objects_of_a_csv_are_read(tmp_path):
+    path = tmp_path / "egoschema.csv"
+    path.write_text('video_idx,question,option,answer\na,Why?,"[""x"", ""y"", ""z""]",2.0\n')
+    (sample,), _, _ = benchmark.convert("egoschema", path)
+    assert sample.answer == "C"
+    record = RECORDS["lvbench"]
+    cells = [
+        json.dumps(record[name]) if name == "video_info" else record[name] for name in record if name != "question_type"
+    ]
+    with open(tmp_path / "lvbench.csv", "w", newline="", encoding="utf-8") as file:
+        names = [name for name in record if name != "question_type"]
+        csv.writer(file).writerows([[*names, "question_type"], [*cells, "entity"]])
+    (sample,), _, _ = benchmark.convert("lvbench", tmp_path / "lvbench.csv")
+    assert (sample.duration_seconds, sample.segments) == (1800.0, ((5.0, 15.0),))
 
 
 # --- LVBench -----------------------------------------------------------------------------------------------------
