@@ -173,12 +173,26 @@ def _parquet_records(path: Path) -> list[dict[str, Any]]:
     try:
         table = pq.ParquetFile(path, page_checksum_verification=True).read()
         records: list[dict[str, Any]] = table.to_pylist()
+        if "binary" in str(table.schema.types):
+            records = _decoded(records)
     except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
         raise AnnotationError(f"cannot read it ({error}); expected a parquet file; {path}") from error
     repeated = sorted({name for name in table.column_names if table.column_names.count(name) > 1})
     if repeated:
         raise AnnotationError(f"columns {repeated} occur twice; expected each once; {path}; rename one")
     return records
+
+
+def _decoded(value: Any) -> Any:
+    """Turn bytes that are UTF-8 into text: some writers of parquet do not say that a column holds text."""
+    if isinstance(value, dict):
+        return {name: _decoded(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_decoded(item) for item in value]
+    try:
+        return value.decode() if isinstance(value, bytes) else value
+    except UnicodeDecodeError:
+        return value
 
 
 def _shown(value: Any) -> str:

@@ -49,7 +49,7 @@ def read_options(value: Any) -> tuple[str, ...]:
     if isinstance(value, Mapping) and "".join(map(str, value)).upper() == LETTERS[: len(value)]:
         value = list(value.values())
     texts = list_of(value, what="options")
-    odd = next((text for text in texts if isinstance(text, (list, dict, bool))), None)
+    odd = next((text for text in texts if isinstance(text, (list, tuple, dict, bool, bytes))), None)
     if odd is not None:
         raise Dropped("options are not texts", f"{odd!r}")
     return strip_letters(texts)

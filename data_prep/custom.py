@@ -128,7 +128,7 @@ def _segments(value: Any) -> Segments | None:
 
 
 def _group(value: Any) -> str | list[str]:
-    return [text_of(item) for item in value] if isinstance(value, list) else text_of(value)
+    return [text_of(item) for item in value] if isinstance(value, list) else plain_text(value, what="group")
 
 
 def _run(arguments: argparse.Namespace) -> int:

@@ -123,9 +123,9 @@ def plain_text(value: Any, *, what: str) -> str:
     """Return `text_of` a value that is meant as a text.
 
     Raises:
-        Dropped: it is a list or an object, whose spelling is no text.
+        Dropped: it is a list, an object, or bytes, whose spelling is no text.
     """
-    if isinstance(value, (list, tuple, dict)):
+    if isinstance(value, (list, tuple, dict, bytes)):
         raise Dropped(f"{what} is not a text", repr(value)[:200])
     return text_of(value)
 

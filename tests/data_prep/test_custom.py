@@ -163,6 +163,21 @@ def test_output_in_the_place_of_something_else_is_refused_at_once(tmp_path, caps
     assert (custom.main(rows), custom.main(rows)) == (0, 0)  # rows may be made anew
 
 
+def test_bytes_of_a_parquet_file_are_text_or_listed(tmp_path):
+    record = {**CHOICE, "options": [b"milk", "räume".encode()], "answer": "räume".encode(), "video": b"a.mp4"}
+    odd = [
+        {**record, "question": b"what"},
+        {**record, "question": b"\xff"},
+        {**record, "answer": b"\xff", "question": b"q"},
+    ]
+    pq.write_table(pa.Table.from_pylist(odd), tmp_path / "mine.parquet")
+    code, (sample,) = run(tmp_path / "mine.parquet")
+    assert (code, sample.video, sample.question) == (0, "a.mp4", "what")
+    assert (sample.options, sample.answer) == (("milk", "räume"), "B")
+    listed = [json.loads(line)["reason"] for line in (tmp_path / "rows.dropped.jsonl").read_text().splitlines()]
+    assert listed == ["question is not a text", "answer is not among the options"]
+
+
 def test_name_that_no_file_can_have_is_one_row_less_not_a_fault_of_the_machine(tmp_path):
     path = write_lines(tmp_path / "mine.jsonl", CHOICE, {**CHOICE, "video": "what is poured? " * 20})
     assert len(run(path)[1]) == 1
