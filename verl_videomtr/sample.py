@@ -67,7 +67,11 @@ MAX_NAME_BYTES = 255
 MAX_PATH_BYTES = 4096
 """Limits of Linux's file systems."""
 
-_CONTROL_TOKEN = re.compile(r"<\|[A-Za-z0-9_]+\|>")
+_CONTROL_TOKEN = re.compile(
+    r"<\|?[A-Za-z0-9_]+\|>|<\|[A-Za-z0-9_]+>|\[/?(?:IMG|IMG_BREAK|IMG_END|INST)\]"
+    r"|<(?:image|video|IMG_CONTEXT|image_soft_token|(?:start|end)_of_(?:turn|image)|bos|eos)>"
+)
+"""Of the families that docs/models.md names, and the placeholders of other data formats ("<image>\\nWhat ...")."""
 _URL = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*://")
 _TIME_TOLERANCE_SECONDS = 1e-6
 

@@ -183,6 +183,11 @@ def test_verls_stock_dataset_loads_and_mixes_the_files(tmp_path, monkeypatch):
         ({"video": "a/../../b.mp4"}, "expected a path without '..'"),
         ({"index": -1}, "index=-1; expected an integer >= 0"),
         ({"question": "what is <|image_pad|>?"}, "expected no model control tokens"),
+        *(
+            ({"question": f"what is {token}?"}, "expected no model control tokens")
+            for token in ("<image>", "<video>", "<IMG_CONTEXT>", "<start_of_turn>", "<turn|>", "<|image>", "[IMG]")
+        ),
+        ({"options": ("one", "two [/INST]", "three")}, "expected no model control tokens"),
         ({"question_type": "essay"}, "question_type='essay'; expected one of"),
         ({"question_type": "free_text"}, "expected none for question_type='free_text'"),
         ({"duration_seconds": 0.0}, "duration_seconds=0.0; expected seconds > 0"),
@@ -198,6 +203,11 @@ def test_verls_stock_dataset_loads_and_mixes_the_files(tmp_path, monkeypatch):
 def test_broken_field_raises_with_value_and_rule(changes, message):
     with pytest.raises(SampleError, match=message):
         make_sample(**changes)
+
+
+@pytest.mark.parametrize("text", ["is a<b|c>d?", "|x| < |y| > 0", "<b>who</b>", "[sic]", "the images <5>", "a <|> b"])
+def test_brackets_that_no_model_reads_are_text(text):
+    assert make_sample(question=text).question == text
 
 
 @pytest.mark.parametrize("answer", ["about ten", "1,5", "1_000", "٣", "1e400", "nan", "2 or 3"])
