@@ -232,6 +232,48 @@ def test_folder_that_cannot_be_made_is_told_before_a_shard_is_read(tmp_path, mod
         export(tmp_path / "run", out / "model" if taken == "below a file" else out)
 
 
+def test_weights_that_are_no_numbers_are_not_exported(tmp_path, model, processor):
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    state["lm_head.weight"][0, 0] = float("nan")
+    write_checkpoint(tmp_path / "run", model, processor, [state])
+    with pytest.raises(ExportError, match=r"1 of \d+ tensors hold NaN .*lm_head.*the training has diverged"):
+        export(tmp_path / "run", tmp_path / "out")
+    state["lm_head.weight"][0, 0] = 7e4
+    torch.save(state, tmp_path / "run/checkpoints/global_step_7/actor/model_world_size_1_rank_0.pt")
+    with pytest.raises(ExportError, match=r"dtype='float16'.*not float16"):
+        export(tmp_path / "run", tmp_path / "out", dtype="float16")
+    assert export(tmp_path / "run", tmp_path / "out")["dtype"] == "float32"
+
+
+@pytest.mark.parametrize("state", [{}, {"a": torch.ones(2, dtype=torch.int)}])
+def test_shard_without_a_weight_is_named(tmp_path, model, processor, state):
+    write_checkpoint(tmp_path / "run", model, processor, [state])
+    with pytest.raises(ExportError, match=r"no weight; expected a model; .*rank_0\.pt"):
+        export(tmp_path / "run", tmp_path / "out")
+
+
+@pytest.mark.parametrize("config", ["{", '{"model_type": "of the future"}'])
+def test_description_that_cannot_be_read_is_named_where_it_lies(tmp_path, model, processor, config):
+    folder = write_checkpoint(tmp_path / "run", model, processor, [model.state_dict()])
+    (folder / "huggingface" / "config.json").write_text(config)
+    with pytest.raises(ExportError, match=r"cannot be read .*actor/huggingface/config\.json; take an earlier"):
+        export(tmp_path / "run", tmp_path / "out")
+
+
+def test_tokenizer_that_was_not_saved_fails_the_export(tmp_path, model, processor):
+    folder = write_checkpoint(tmp_path / "run", model, processor, [model.state_dict()])
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (folder / "huggingface" / name).unlink()
+    with pytest.raises(ExportError, match=r"has no tokenizer; expected one of .*tokenizer\.json"):
+        export(tmp_path / "run", tmp_path / "out")
+
+
+def test_base_that_is_not_there_is_not_looked_for_elsewhere(tmp_path, model, processor):
+    write_checkpoint(tmp_path / "run", model, processor, [model.state_dict()])
+    with pytest.raises(ExportError, match=r"no config\.json in the folder of --base.*models/gone"):
+        export(tmp_path / "run", tmp_path / "out", base=Path("models/gone"))
+
+
 def test_full_disk_is_one_error_and_leaves_nothing(tmp_path, model, processor):
     write_checkpoint(tmp_path / "run", model, processor, [model.state_dict()])
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)

@@ -245,6 +245,18 @@ def test_server_that_does_not_list_its_models_says_what_to_do(listing, message):
         asyncio.run(run(server.url))
 
 
+def test_proxy_that_other_clients_take_is_named_where_a_server_cannot_be_reached(monkeypatch):
+    async def run(url):
+        async with Client(Server(base_url=url)) as client:
+            await client.get("/models")
+
+    with ScriptedServer(lambda request: say("fine")) as server:
+        pass
+    monkeypatch.setenv("https_proxy", "http://proxy:3128")
+    with pytest.raises(AskError, match=r"cannot be reached \(.*\), HTTPS_PROXY not used"):
+        asyncio.run(run(server.url))
+
+
 def test_server_that_refuses_everything_stops_the_run():
     with ScriptedServer(lambda request: Reply(status=400, body={"error": {"message": "no images"}})) as server:
         results = ask(server, times=10)

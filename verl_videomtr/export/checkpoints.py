@@ -158,6 +158,10 @@ def _load(path: Path) -> dict[str, torch.Tensor]:
         ) from error
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise ExportError(f"the shard holds something else than tensors; expected verl's FSDP form; {path}")
+    if not any(value.is_floating_point() for value in state.values()):
+        raise ExportError(
+            f"the shard holds {len(state)} tensors and no weight; expected a model; {path}; take an earlier checkpoint"
+        )
     return state
 
 

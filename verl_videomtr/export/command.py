@@ -85,18 +85,22 @@ def export(
     from transformers.utils import logging as transformers_logging
 
     from verl_videomtr.export.adapters import has_adapters, merge
-    from verl_videomtr.export.checkpoints import find_checkpoint, read_model
-    from verl_videomtr.export.writing import require_places, write_model
+    from verl_videomtr.export.checkpoints import ExportError, find_checkpoint, read_model
+    from verl_videomtr.export.writing import require_finite, require_places, write_model
 
     out = out.absolute()  # "." has no name
     transformers_logging.disable_progress_bar()
     checkpoint = find_checkpoint(path, role=role)
     require_places(checkpoint.folder, out)
+    if base is not None and not (base / "config.json").is_file():
+        # transformers would take it for a name on the hub, and ask there.
+        raise ExportError(f"no config.json in the folder of --base; expected the model that was trained; {base}")
     state = read_model(checkpoint.folder)
     lora = None
     if has_adapters(state):
         state, lora = merge(state, checkpoint.folder, base=None if base is None else _base_tensors(base))
     state = _cast(state, dtype)
+    require_finite(state, checkpoint.folder, dtype=dtype)
     record = {
         "source": str(Path(checkpoint.folder.parent.name) / checkpoint.folder.name),
         "role": checkpoint.role,

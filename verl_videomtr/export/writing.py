@@ -22,6 +22,7 @@ from transformers import (
 )
 
 from verl_videomtr.export.checkpoints import HUGGINGFACE, ExportError
+from verl_videomtr.serving.texts import one_line
 from verl_videomtr.verl_plugin.value_heads import value_class
 
 RECORD = "export.json"
@@ -66,6 +67,14 @@ def require_places(source: Path, out: Path) -> None:
             f"the checkpoint has no {HUGGINGFACE}/config.json; expected the model's description; {source}; "
             "its saving was cut short, take an earlier one"
         )
+    try:
+        AutoConfig.from_pretrained(source / HUGGINGFACE)
+    except (OSError, ValueError) as error:
+        raise ExportError(
+            f"the checkpoint's description cannot be read ({one_line(str(error))[:200]}); expected a model that this "
+            f"version of transformers knows; {source / HUGGINGFACE / 'config.json'}; take an earlier checkpoint, or "
+            "install the version that trained it"
+        ) from error
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ExportError(f"the folder is not empty; expected a new one; {out}; give another --out, or remove it")
     try:
@@ -77,6 +86,19 @@ def require_places(source: Path, out: Path) -> None:
             f"the folder cannot be made ({error.strerror or error}); expected one below a folder to write in; {out}; "
             "give another --out"
         ) from error
+
+
+def require_finite(state: dict[str, torch.Tensor], source: Path, *, dtype: str) -> None:
+    """Look for what no server can answer with.
+
+    Raises:
+        ExportError: a tensor holds NaN or infinity; the message names the first ones.
+    """
+    if wrong := [name for name, value in state.items() if value.is_floating_point() and not value.isfinite().all()]:
+        raise ExportError(
+            f"{len(wrong)} of {len(state)} tensors hold NaN or infinity {wrong[:3]}; expected numbers that {dtype=} "
+            f"holds; {source}; the training has diverged: take an earlier checkpoint (above 65504: not float16)"
+        )
 
 
 def load_model(folder: Path, *, is_value_model: bool, dtype: torch.dtype) -> tuple[Any, dict[str, Any]]:
@@ -132,6 +154,10 @@ def check_text_files(source: Path, folder: Path) -> None:
         raise ExportError(
             f"the exported processor does not load ({error}); expected tokenizer and image processor; {source}"
         ) from error
+    words = exported.tokenizer.vocab_files_names.values()
+    if not any((folder / name).is_file() for name in words):
+        # transformers makes an empty tokenizer of nothing.
+        raise ExportError(f"the processor has no tokenizer; expected one of {sorted(words)}; {source}")
     if not getattr(exported, "chat_template", None):
         raise ExportError(f"the processor has no chat template; expected the one that was trained with; {source}")
     if exported.chat_template != AutoProcessor.from_pretrained(source).chat_template:

@@ -14,6 +14,7 @@ import asyncio
 import json
 import logging
 import math
+import os
 import random
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -177,7 +178,8 @@ class Client:
             ) from None
         except (aiohttp.ClientError, OSError) as error:
             raise AskError(
-                f"the server cannot be reached ({self._describe(error)}); expected an OpenAI-compatible API; {where}; "
+                f"the server cannot be reached ({self._describe(error)}){_proxy_note()}; expected an OpenAI-compatible "
+                f"API; {where}; "
                 f"start one: {serve_command('MODEL')} (docs/serving.md), or check --base-url"
             ) from None
         except (ValueError, RecursionError) as error:
@@ -295,6 +297,12 @@ class Client:
 
     def _describe(self, error: Exception) -> str:
         return self.server.redact(f"{type(error).__name__}: {error}")[:MAX_SHOWN]
+
+
+def _proxy_note() -> str:
+    """Other clients go through a proxy that the environment names, so that an address may work for them alone."""
+    named = [name for name in ("HTTP_PROXY", "HTTPS_PROXY") if {name, name.lower()} & os.environ.keys()]
+    return f", {' and '.join(named)} not used" if named else ""
 
 
 def _remedy(status: int) -> str:
