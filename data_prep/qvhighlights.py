@@ -235,6 +235,11 @@ def _print_cost(new: list[Completion], entries: Iterable[Mapping[str, Any]], arg
 def _run(arguments: argparse.Namespace) -> int:
     if arguments.limit is not None and arguments.limit < 1:
         raise ValueError(f"--limit {arguments.limit}; expected 1 or more")
+    journal_path = arguments.journal or arguments.out.with_name(f"{arguments.out.stem}.journal.jsonl")
+    if journal_path.resolve() in (arguments.out.resolve(), arguments.annotations.resolve()):
+        raise ValueError(f"--journal {journal_path}; expected a file of its own, as answers are added to it")
+    if (arguments.price_in is None) != (arguments.price_out is None):
+        raise ValueError("--price-in and --price-out; expected both or neither; add the other one")
     drops = DropList()
     relevance = RelevanceFilter(max_ratio=arguments.max_ratio, min_duration_seconds=arguments.min_duration)
     passed, num_all = read_queries(arguments.annotations, relevance=relevance, prefix=arguments.prefix, drops=drops)
@@ -252,7 +257,7 @@ def _run(arguments: argparse.Namespace) -> int:
         print(f"queries: {num_all:,}; pass the filter: {len(passed):,}; to ask for: {len(asked):,}; nothing was sent")
         return 0
     by_key = {f"{query.qid}/{request_key(bodies[query.qid])}": query for query in asked}
-    with Journal(arguments.journal or arguments.out.with_name(f"{arguments.out.stem}.journal.jsonl")) as journal:
+    with Journal(journal_path) as journal:
         _require_answers(journal)
         new, refused, unanswered = _ask_missing(
             by_key, {key: bodies[query.qid] for key, query in by_key.items()}, journal, arguments

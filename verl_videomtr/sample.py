@@ -343,7 +343,7 @@ def _problems(sample: Sample) -> Iterable[str]:
         if not isinstance(name, str) or not (isinstance(value, str) or is_list_of_text):
             yield f"groups[{name!r}]={value!r}; expected text or a list of texts"
     try:
-        json.dumps(dict(sample.metadata), sort_keys=True)
+        json.dumps(dict(sample.metadata), sort_keys=True, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
         yield f"metadata is not JSON ({error}); expected texts, numbers, lists and objects, not nested without end"
 
@@ -369,7 +369,8 @@ def _answer_problems(sample: Sample) -> Iterable[str]:
 
 def _time_problems(sample: Sample) -> Iterable[str]:
     duration = sample.duration_seconds
-    if duration is not None and not (isinstance(duration, (int, float)) and math.isfinite(duration) and duration > 0):
+    is_number = isinstance(duration, (int, float)) and not isinstance(duration, bool)
+    if duration is not None and not (is_number and math.isfinite(duration) and duration > 0):
         yield f"duration_seconds={duration!r}; expected seconds > 0, or None where it is not known"
         return
     if sample.segments is None:

@@ -61,7 +61,7 @@ def make(record: Record, prefix: str) -> Sample:
         metadata={
             "license": "CC BY-NC-SA 4.0",
             "source_video": text_of(record["video_id"]),
-            **{name: record[name] for name in KEPT if record.get(name) is not None},
+            **{name: record[name] for name in KEPT if text_of(record.get(name))},
         },
     )
 

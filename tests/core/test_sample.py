@@ -171,6 +171,8 @@ def test_verls_stock_dataset_loads_and_mixes_the_files(tmp_path, monkeypatch):
         ({"segments": (("1", "2"),)}, "expected 0 <= start < end"),
         ({"segments": ((1.0, float("nan")),)}, "expected 0 <= start < end"),
         ({"metadata": {"at": object()}}, "metadata is not JSON"),
+        ({"metadata": {"score": float("nan")}}, "metadata is not JSON"),
+        ({"duration_seconds": True, "segments": None}, "duration_seconds=True; expected seconds"),
         ({"metadata": {1: "a", "b": 2}}, "metadata is not JSON"),
         ({"question": ""}, "question=''; expected non-empty text"),
         ({"sample_id": None}, "sample_id=None; expected non-empty text"),

@@ -473,6 +473,16 @@ def test_filter_and_short_queries_cost_nothing(tmp_path, capsys):
         assert reason in output
 
 
+def test_journal_is_a_file_of_its_own_and_prices_come_in_pairs(tmp_path, capsys):
+    with QueryServer(always_good) as server:
+        for extra in (["rows.parquet"], ["queries.jsonl"]):
+            assert run(tmp_path, server, "--journal", str(tmp_path / extra[0])) == (1, [])
+            assert "expected a file of its own" in capsys.readouterr().err
+        assert run(tmp_path, server, "--price-in", "1") == (1, [])
+        assert "expected both or neither" in capsys.readouterr().err
+        assert sum(server.requests.values()) == 0
+
+
 def test_limit_must_let_something_through(tmp_path, capsys):
     with QueryServer(always_good) as server:
         assert run(tmp_path, server, "--limit", "0") == (1, [])

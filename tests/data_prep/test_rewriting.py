@@ -109,6 +109,24 @@ def test_torn_last_line_is_cut_off_and_the_rest_kept(tmp_path):
     assert path.read_bytes() == b'{"key": "a"}\n{"key": "c"}\n'
 
 
+@pytest.mark.parametrize("content", [b'{"qid": 1}\n{"qid": 2}', b'{"qid": 1}', b"video,question"])
+def test_file_of_somebody_else_is_refused_and_left_alone_to_the_last_byte(tmp_path, content):
+    path = tmp_path / "annotations.jsonl"
+    path.write_bytes(content)
+    with pytest.raises(JournalError, match=r"is not an entry|no entry in it"):
+        Journal(path)
+    assert path.read_bytes() == content
+
+
+def test_journal_killed_in_its_first_write_starts_again(tmp_path):
+    for content in (b"", b'{"k', b'{"key": "a", "con'):
+        path = tmp_path / "journal.jsonl"
+        path.write_bytes(content)
+        with Journal(path) as journal:
+            assert journal.entries == {}
+        assert path.read_bytes() == b""
+
+
 def test_strange_line_is_named_and_the_file_left_alone(tmp_path):
     path = tmp_path / "journal.jsonl"
     path.write_bytes(b'{"key": "a"}\nnot json\n{"key": "b"}\n')

@@ -15,6 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+BEGINNING = b'{"key": "'
+"""What every entry begins with; a file that begins with something else was written by somebody else."""
 WOKEN_AT_ONCE = 16
 """Tasks that wait for one write and go on in one step of the event loop."""
 
@@ -83,9 +85,6 @@ class Journal:
         self._file.seek(0)
         content = self._file.read()
         whole, _, torn = content.rpartition(b"\n")
-        if torn:
-            # A run that was killed in the middle of a write: that answer is asked for again.
-            self._file.truncate(len(content) - len(torn))
         entries: dict[str, dict[str, Any]] = {}
         for number, line in enumerate(whole.split(b"\n") if whole else [], start=1):
             try:
@@ -96,6 +95,13 @@ class Journal:
                     f"line {number} is not an entry; expected JSON with a 'key'; {self.path}; "
                     "remove that line, or move the journal away to start again"
                 ) from None
+        if torn and not entries and not (torn.startswith(BEGINNING) or BEGINNING.startswith(torn)):
+            raise JournalError(
+                f"no entry in it; expected JSON with a 'key'; {self.path}; give the journal another name"
+            )
+        if torn:
+            # A run that was killed in the middle of a write: that answer is asked for again.
+            self._file.truncate(len(content) - len(torn))
         return entries
 
 
