@@ -68,12 +68,20 @@ class RewardConfig:
     """What a wrong answer takes away."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "baseline", Baseline(self.baseline))
-        object.__setattr__(self, "gate", Gate(self.gate))
         for field in fields(self):
-            value = getattr(self, field.name)
-            if isinstance(field.default, float) and not (math.isfinite(value) and value >= 0):
-                raise ValueError(f"{field.name}={value}; expected a finite number from 0; videomtr.reward")
+            value, default = getattr(self, field.name), field.default
+            if isinstance(default, enum.Enum):
+                known = [member.value for member in type(default)]
+                is_good, rule = value in known, f"one of {', '.join(known)}"
+                value = type(default)(value) if is_good else value
+                object.__setattr__(self, field.name, value)
+            elif isinstance(default, bool):
+                is_good, rule = isinstance(value, bool), "true or false"
+            else:
+                is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+                is_good, rule = is_number and math.isfinite(value) and value >= 0, "a finite number from 0"
+            if not is_good:
+                raise ValueError(f"{field.name}={value!r}; expected {rule}; videomtr.reward")
 
     @classmethod
     def preset(cls, name: str, **overrides: Any) -> RewardConfig:

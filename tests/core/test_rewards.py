@@ -259,7 +259,11 @@ def test_an_impossible_episode_is_an_error(changes, message):
         (lambda: RewardConfig.preset("paper", gama=1), r"unknown=\['gama'\]; expected fields of RewardConfig"),
         (lambda: RewardConfig(format_reward=-0.1), "format_reward=-0.1; expected a finite number from 0"),
         (lambda: RewardConfig(drop_penalty=float("nan")), "drop_penalty=nan"),
-        (lambda: RewardConfig(gate="half"), "'half' is not a valid Gate"),
+        (lambda: RewardConfig(gate="half"), "gate='half'; expected one of accuracy, none, released_code"),
+        (lambda: RewardConfig(baseline=1), "baseline=1; expected one of best, previous"),
+        (lambda: RewardConfig(turn_level="no"), "turn_level='no'; expected true or false"),
+        (lambda: RewardConfig(format_reward="high"), "format_reward='high'; expected a finite number"),
+        (lambda: RewardConfig(drop_penalty=True), "drop_penalty=True; expected a finite number"),
     ],
 )
 def test_an_impossible_config_is_an_error(make, message):
