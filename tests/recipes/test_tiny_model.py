@@ -278,6 +278,7 @@ def test_a_habit_that_is_no_probability_is_refused():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # two cores teach a base in five minutes, and in three times that beside other work
 @pytest.mark.parametrize(
     ("base", "config"),
     [
