@@ -132,7 +132,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, data: Path, model: Path) -> tu
             most = max(most, sum(map(_own_bytes, processes_of(folder))) / 2**30)
         return False
 
-    train(folder, *OVERRIDES, data=data, model=model, groups=GROUPS, kill_when=watch)
+    train(folder, *OVERRIDES, data=data, model=model, groups=GROUPS, kill_when=watch, timeout=1800)
     return folder, most
 
 
