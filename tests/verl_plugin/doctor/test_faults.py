@@ -163,6 +163,11 @@ def test_a_fault_is_found_and_its_remedy_ends_it(measured, tmp_path, monkeypatch
         assert not left, (typed, left)
 
 
+def test_a_data_set_that_does_not_load_is_found_without_rows(composed):
+    (finding,) = bad(data.check_dataset(composed.case("data.custom_cls.path=/no/set.py", "data.custom_cls.name=Set")))
+    assert (finding.check, "file not found" in finding.what) == ("data.dataset", True)
+
+
 # The reward function is called.
 
 FUNCTIONS = {

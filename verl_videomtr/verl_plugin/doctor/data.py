@@ -53,8 +53,11 @@ def check_dataset(case: Case) -> Iterator[Finding]:
 
     So each key below `data` that they read is tried.
     """
+    from verl.utils.dataset.rl_dataset import get_dataset_class
+
     splits = [split for split in ("train", "val") if case.samples.get(split)]
     try:
+        get_dataset_class(case.config.data)  # where there are no rows or no model to go on with, too
         with contextlib.redirect_stderr(io.StringIO()):  # progress bars
             left_out = [split for split in splits if not _reads_first_row(case, split)]
     except Exception as refusal:  # whatever they raise is the finding
@@ -78,9 +81,7 @@ def _reads_first_row(case: Case, split: str) -> bool:
     """Whether it is among those that the run would play; what verl or the agent loop raises comes through."""
     from omegaconf import OmegaConf
     from verl.trainer.ppo.utils import create_rl_dataset, create_rl_sampler
-    from verl.utils.dataset.rl_dataset import get_dataset_class
 
-    get_dataset_class(case.config.data)  # where there is no model to go on with, too
     local = [name for name in case.files(split) if Path(name).is_file()]
     if case.model is None or not local:
         return True
