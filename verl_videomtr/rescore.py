@@ -18,7 +18,15 @@ from verl_videomtr.replay import WORDS, differences, replay
 from verl_videomtr.reward_function import OWN, is_own, load_reward_function
 from verl_videomtr.rewards import RewardConfig
 from verl_videomtr.scoring import EpisodeScore, score_record
-from verl_videomtr.trajectory_files import TrajectoryFileError, list_files, read_file, read_run, write_file, write_run
+from verl_videomtr.trajectory_files import (
+    TrajectoryFileError,
+    broken_line,
+    list_files,
+    read_file,
+    read_run,
+    write_file,
+    write_run,
+)
 
 SCORED = ("turn_rewards", "turn_components", "components", "gate_open", "correct")
 """Parts of a line that the reward function decides."""
@@ -154,10 +162,7 @@ async def _rescore_line(
         extra_info = {**{name: line[name] for name in ("sample_id", *_OF_THE_ROW)}, **line["extra_info"]}
         _require_scores(line)
     except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
-        raise TrajectoryFileError(
-            f"a line that is no whole trajectory ({type(error).__name__}: {error}); expected what videomtr.dump.dir or "
-            f"`videomtr eval` writes; {where}; restore the file, or take the line out"
-        ) from error
+        raise broken_line(error, where=where) from error
     if differ := differences(line["episode"], episode):
         summary.not_replayed.append(f"{where}: {', '.join(differ)}")
     score = await score_record(function, record, data_source=data_source, ground_truth=truth, extra_info=extra_info)

@@ -292,6 +292,14 @@ def _encode(record: Mapping[str, Any]) -> bytes:
     return (json.dumps(record, ensure_ascii=False) + "\n").encode("utf-8", errors="surrogatepass")
 
 
+def broken_line(error: Exception, *, where: str) -> TrajectoryFileError:
+    """Make the error of a line that lacks something, or holds something else, of what a trajectory holds."""
+    return TrajectoryFileError(
+        f"a line that is no whole trajectory ({type(error).__name__}: {error}); expected what videomtr.dump.dir or "
+        f"`videomtr eval` writes; {where}; restore the file, or take the line out"
+    )
+
+
 @contextlib.contextmanager
 def _told_where(path: Path) -> Iterator[None]:
     """Name the file where it cannot be written: the system's own error of a full disk does not."""

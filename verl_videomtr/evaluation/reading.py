@@ -10,7 +10,7 @@ from typing import Any
 
 from verl_videomtr.evaluation.results import Result, result_of
 from verl_videomtr.sample import Sample, SampleError, read_rows
-from verl_videomtr.trajectory_files import EVAL_FILE, VAL_FOLDER, TrajectoryFileError, read_file, read_run
+from verl_videomtr.trajectory_files import EVAL_FILE, VAL_FOLDER, TrajectoryFileError, broken_line, read_file, read_run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,10 +57,7 @@ def _result(record: dict[str, Any], sample: Sample | None, file: Path) -> Result
     try:
         return result_of(record, sample)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise TrajectoryFileError(
-            f"a line that is no whole trajectory ({type(error).__name__}: {error}); expected what videomtr.dump.dir or "
-            f"`videomtr eval` writes; {file}, sample {record['sample_id']!r}; restore the file, or take the line out"
-        ) from error
+        raise broken_line(error, where=f"{file}, sample {record['sample_id']!r}") from error
 
 
 def _choose(path: Path) -> Path:
