@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import json
 import os
 import random
@@ -62,13 +63,18 @@ PHRASINGS = (
     "What is shown in the {colour} part?",
     "In the {colour} part, which shape is shown?",
 )
-ORDER_PHRASING = "Which shape is {which} in the {colour} part?"
-ORDINALS = ("first", "last")
+PAIR_PHRASING = "Which two shapes in the {colour} part?"
+SHAPE_PAIRS = (("square", "dot"), ("bars", "cross"))
+"""A scene with two signs has one of each, in either order: of the four answers, one sign alone leaves two."""
 
 RING = ((2, 2, 3, 16), (15, 2, 3, 16), (2, 2, 16, 3), (2, 15, 16, 3))
 """Row, column, height and width of its sides."""
-LENGTHS = {"short": (2, 8), "medium": (4, 4), "long": (8, 2)}
-"""(scenes, slots of a needle) of a mixture: a longer video has more parts, and each is less of it."""
+LENGTHS = {"short": (4, 4), "medium": (6, 3), "long": (8, 2)}
+"""(scenes, slots of a needle) of a mixture: a longer video has more parts, and each is less of it. A needle stands for
+about an eighth of its scene."""
+DETAILS = {"single": 1, "multi": 2}
+"""Needles of a scene."""
+DETAIL_NAMES = {number: name for name, number in DETAILS.items()}
 LENGTH_NAMES = {shape: name for name, shape in LENGTHS.items()}
 SLOT_FRAMES = 2
 """Real frames per slot: with two, the slot's middle is exactly the second one's time."""
@@ -95,7 +101,7 @@ class NeedleConfig:
     needle_frames: int = 2
     """Length of a needle in slots."""
     needles_per_scene: int = 1
-    """1: which shape (single detail). 2: which shape is first or last (multi-detail: both must be seen)."""
+    """1: which shape (single detail). 2: which two shapes (multi-detail: both must be seen)."""
     num_distractors: int = 7
     """Scenes besides the one asked about that hold needles; at most num_scenes - 1."""
     random_order: bool = True
@@ -104,8 +110,9 @@ class NeedleConfig:
     """Options in random order; False ties every shape to one letter."""
     unreadable_percent: int = 0
     """Chance that a scene's sign shows one of STRANGE_SHAPES; a question about it has an answer drawn by chance."""
-    mixed_length: bool = False
-    """Videos of three lengths by turns (LENGTHS), in place of num_scenes, needle_frames and num_distractors."""
+    mixture: bool = False
+    """Videos of three lengths (LENGTHS), each with one and with two needles a scene, by turns; in place of num_scenes,
+    needle_frames, needles_per_scene and num_distractors."""
     num_phrasings: int = 1
     """How many of the ways to word the question are used."""
     questions_per_video: int = 4
@@ -117,7 +124,7 @@ class NeedleConfig:
         for name, low, high in (
             ("num_scenes", 1, min(len(COLOURS), self.overview_frames)),
             ("needle_frames", 1, self.pool_size),
-            ("needles_per_scene", 1, len(ORDINALS)),
+            ("needles_per_scene", 1, len(SHAPE_PAIRS)),
             ("num_distractors", 0, self.num_scenes - 1),
             ("unreadable_percent", 0, 100 if self.needles_per_scene == 1 else 0),
             ("num_phrasings", 1, len(PHRASINGS)),
@@ -140,6 +147,7 @@ class NeedleConfig:
                 raise ValueError(f"scene {scene} = slots {start} to {end - 1} is not in the overview; use fewer scenes")
             if not needle_placements(self, scene):
                 raise ValueError(f"scene {scene} has no room for its needles; shorten needle_frames")
+        kinds_of(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,18 +195,33 @@ def needle_placements(config: NeedleConfig, scene: int) -> list[tuple[int, ...]]
     return [(a, b) for a in starts for b in starts if b > a + num]
 
 
-def one_length(config: NeedleConfig, number: int) -> NeedleConfig:
-    """Return the settings of a mixture's video of this number; those of a task with one length are its own."""
-    if not config.mixed_length:
-        return config
-    num_scenes, needle_frames = list(LENGTHS.values())[number % len(LENGTHS)]
-    return dataclasses.replace(
-        config,
-        mixed_length=False,
-        num_scenes=num_scenes,
-        needle_frames=needle_frames,
-        num_distractors=num_scenes - 1,
-    )
+def kinds_of(config: NeedleConfig) -> list[NeedleConfig]:
+    """List the settings of a mixture's videos: video number i has those at i modulo their number.
+
+    A task that is no mixture has its own alone.
+    """
+    if not config.mixture:
+        return [config]
+    return [
+        dataclasses.replace(
+            config,
+            mixture=False,
+            num_scenes=num_scenes,
+            needle_frames=needle_frames,
+            needles_per_scene=needles_per_scene,
+            num_distractors=num_scenes - 1,
+        )
+        for needles_per_scene in DETAILS.values()
+        for num_scenes, needle_frames in LENGTHS.values()
+    ]
+
+
+def difficulty(config: NeedleConfig) -> dict[str, str]:
+    """Name the groups that the questions about a video with these settings are in, but for their evidence."""
+    return {
+        "length": LENGTH_NAMES.get((config.num_scenes, config.needle_frames), "other"),
+        "detail": DETAIL_NAMES[config.needles_per_scene],
+    }
 
 
 def make_layout(config: NeedleConfig, rng: random.Random) -> Layout:
@@ -215,7 +238,11 @@ def make_layout(config: NeedleConfig, rng: random.Random) -> Layout:
         placed: tuple[Needle, ...] = ()
         if scene in with_needles:
             starts = rng.choice(needle_placements(config, scene))
-            shapes = rng.sample(SHAPES, len(starts))
+            if config.needles_per_scene == 1:
+                shapes = rng.sample(SHAPES, 1)
+            else:
+                shapes = [rng.choice(pair) for pair in SHAPE_PAIRS]
+                rng.shuffle(shapes)
             if config.unreadable_percent and rng.randrange(100) < config.unreadable_percent:
                 shapes = [rng.choice(STRANGE_SHAPES)]
             placed = tuple(
@@ -274,29 +301,23 @@ def make_questions(layout: Layout, config: NeedleConfig, rng: random.Random) -> 
     """Ask about some of the scenes: the fields of a Sample that the layout decides, times still in slots."""
     askable = [scene for scene, needles in enumerate(layout.needles) if needles]
     for scene in rng.sample(askable, config.questions_per_video):
-        options = list(SHAPES)
+        single = config.needles_per_scene == 1
+        options = list(SHAPES) if single else [" ".join(pair) for pair in itertools.product(*SHAPE_PAIRS)]
         if config.shuffle_options:
             rng.shuffle(options)
         colour, needles = layout.colours[scene], layout.needles[scene]
-        if config.needles_per_scene == 1:
-            question, answer = PHRASINGS[rng.randrange(config.num_phrasings)].format(colour=colour), needles[0].shape
-        else:
-            which = rng.randrange(len(ORDINALS))
-            question = ORDER_PHRASING.format(which=ORDINALS[which], colour=colour)
-            answer = needles[which].shape
-        readable = answer in SHAPES
+        phrasing = PHRASINGS[rng.randrange(config.num_phrasings)] if single else PAIR_PHRASING
+        # Named as the options name them, whichever comes first in the video.
+        answer = " ".join(sorted((needle.shape for needle in needles), key=(*SHAPES, *STRANGE_SHAPES).index))
+        readable = answer in options
         yield {
-            "question": question,
+            "question": phrasing.format(colour=colour),
             "options": tuple(options),
             # Drawn only where nothing is to be read: other tasks stay as they are.
             "answer": "ABCD"[options.index(answer) if readable else rng.randrange(len(options))],
             "segments": [(needle.start, needle.start + needle.num_slots) for needle in needles],
             "metadata": {"colours": list(layout.colours), "scene": scene, "needle_starts": [n.start for n in needles]},
-            "groups": {
-                "detail": "single" if config.needles_per_scene == 1 else "multi",
-                "evidence": "readable" if readable else "unreadable",
-                "length": LENGTH_NAMES.get((config.num_scenes, config.needle_frames), "other"),
-            },
+            "groups": {**difficulty(config), "evidence": "readable" if readable else "unreadable"},
         }
 
 
@@ -305,7 +326,8 @@ def video_plan(
 ) -> tuple[Layout, Fraction, list[dict[str, Any]]]:
     """Draw one video: its layout, frame rate and questions, decided by the seed, the split and its number alone."""
     rng = random.Random(f"{seed}/{split}/{video_idx}")
-    config = one_length(config, video_idx)
+    kinds = kinds_of(config)
+    config = kinds[video_idx % len(kinds)]
     layout = make_layout(config, rng)
     return layout, rng.choice(FRAME_RATES), list(make_questions(layout, config, rng))
 
@@ -388,12 +410,12 @@ _HELP = {
     "overview_frames": "frames of the overview, which shows every scene and no needle",
     "num_scenes": "parts of a video, each of one colour",
     "needle_frames": "length of a needle in slots",
-    "needles_per_scene": "1: which shape; 2: which shape is first or last, so both must be seen",
+    "needles_per_scene": "1: which shape; 2: which two shapes, so both must be seen",
     "num_distractors": "scenes with needles besides the one asked about",
     "random_order": "scene colours in random order; otherwise the question alone says where to look",
     "shuffle_options": "options in random order; otherwise every shape has one letter",
     "unreadable_percent": "chance that a sign shows a shape that no option names",
-    "mixed_length": "videos of three lengths, in place of scenes, needle length and distractors",
+    "mixture": "videos of three lengths, with one and with two needles a scene, in place of those four options",
     "num_phrasings": "how many ways to word the question are used",
     "questions_per_video": "rows that share one video",
     "size_px": "edge of the square video, in pixels",

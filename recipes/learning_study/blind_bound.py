@@ -4,17 +4,20 @@
 
     NeedleConfig, EpisodeConfig -> best accuracy of several kinds of policy
 
-A policy that has seen the needle asked for answers right, any other guesses. Its looks are ranges; all of them, and for
-two looks all pairs, are tried against every place where the needle can be.
+A policy that has seen the needles asked for answers right; any other guesses, one that has seen one of two between two
+letters. Its looks are ranges; all of them, and for two looks all pairs, are tried against every place where the needles
+can be.
 
-    python -m recipes.learning_study.blind_bound --max-turns 3
+    python -m recipes.learning_study.blind_bound --frame-budget 22
+    python -m recipes.learning_study.blind_bound --frame-budget 22 --mixture
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,11 +27,16 @@ from data_prep.synthetic import (
     NeedleConfig,
     add_config_arguments,
     config_from_arguments,
+    difficulty,
+    kinds_of,
     needle_placements,
     scene_bounds,
 )
 from recipes.learning_study.lessons import FRAME_BUDGET
 from verl_videomtr.episode import EpisodeConfig, spread
+
+ROWS_AT_ONCE = 256
+"""Of the table of all pairs of ranges, which would take a gigabyte."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,65 +64,95 @@ def compute_bounds(config: NeedleConfig, episode: EpisodeConfig) -> Bounds:
     """Enumerate ranges against needle placements.
 
     Raises:
-        ValueError: more than one needle per scene, a pool of another size, or more than two retrievals.
+        ValueError: a mixture, a pool of another size, or more than two retrievals.
     """
     num_looks = episode.max_turns - 1
-    if config.needles_per_scene != 1 or episode.pool_size != config.pool_size or num_looks not in (1, 2):
+    if config.mixture or episode.pool_size != config.pool_size or num_looks not in (1, 2):
         raise ValueError(
-            f"needles_per_scene={config.needles_per_scene}, pool_size={episode.pool_size}, "
-            f"max_turns={episode.max_turns}; expected 1 needle, a pool of {config.pool_size} and 2 or 3 turns"
+            f"mixture={config.mixture}, pool_size={episode.pool_size}, max_turns={episode.max_turns}; "
+            f"expected one kind of video, a pool of {config.pool_size} and 2 or 3 turns"
         )
     pool, num = config.pool_size, episode.frames_per_retrieval
-    places = [(scene, start) for scene in range(config.num_scenes) for (start,) in needle_placements(config, scene)]
+    places = [(scene, starts) for scene in range(config.num_scenes) for starts in needle_placements(config, scene)]
     scenes = np.array([scene for scene, _ in places])
     weights = 1 / config.num_scenes / np.bincount(scenes)[scenes]
-    starts = np.array([start for _, start in places])
+    starts = np.array([starts for _, starts in places])
 
-    def shows(frames: Sequence[int]) -> np.ndarray:
-        """Whether `frames` show the needle, for each place where it can be: (places,) float."""
-        offsets = np.asarray(frames)[:, None] - starts
-        return ((offsets >= 0) & (offsets < config.needle_frames)).any(0).astype(float)
+    def misses(frames: Sequence[int]) -> np.ndarray:
+        """Whether `frames` miss each needle, for each place where they can be: (places, needles) bool."""
+        offsets = np.asarray(frames)[:, None, None] - starts
+        return ~((offsets >= 0) & (offsets < config.needle_frames)).any(0)
+
+    def accuracy(frames: Sequence[int], weights: np.ndarray) -> float:
+        return float(_accuracies(misses(frames)[None], weights)[0])
 
     ranges = {tuple(spread(a, b, num)): (a, b) for a in range(pool) for b in range(a, pool)}
-    covers = np.stack([shows(frames) for frames in ranges])
+    missed = np.stack([misses(frames) for frames in ranges])
     names = list(ranges.values())
-
-    def best(weights: np.ndarray, looks: int) -> tuple[float, tuple[tuple[int, int], ...]]:
-        one = covers @ weights
-        if looks == 1:
-            top = int(one.argmax())
-            return float(one[top]), (names[top],)
-        two = one[:, None] + one - (covers * weights) @ covers.T
-        i, j = np.unravel_index(int(two.argmax()), two.shape)
-        return float(two[i, j]), (names[i], names[j])
-
-    def accuracy(share_seen: float) -> float:
-        return share_seen + (1 - share_seen) / len(SHAPES)
-
+    blind, looks = _best(missed, weights, num_looks)
     aimed: dict[int, list[float]] = {1: [], num_looks: []}
-    whole_seen, whole_iou = [], []
+    whole, whole_iou = [], []
     for scene in range(config.num_scenes):
-        here = weights * (scenes == scene) * config.num_scenes
-        for looks in aimed:
-            aimed[looks].append(best(here, looks)[0])
+        here = scenes == scene
+        # Most ranges are alike in what they miss in one scene.
+        different, own = np.unique(missed[:, here], axis=0), weights[here] * config.num_scenes
+        for number in aimed:
+            aimed[number].append(_best(different, own, number)[0])
         first, end = scene_bounds(config, scene)
         frames = spread(first, end - 1, num)
-        whole_seen.append(float(shows(frames) @ here))
-        for start in starts[scenes == scene]:
-            common = len(set(frames) & set(range(start, start + config.needle_frames)))
-            if common:
-                whole_iou.append(common / (len(frames) + config.needle_frames - common))
-    blind, blind_ranges = best(weights, num_looks)
+        whole.append(accuracy(frames, weights * here * config.num_scenes))
+        for place in starts[here]:
+            truth = {slot for start in place for slot in range(start, start + config.needle_frames)}
+            if common := len(set(frames) & truth):
+                whole_iou.append(common / len(truth | set(frames)))
     return Bounds(
-        overview=accuracy(0),
-        uniform=accuracy(float(shows(spread(0, pool - 1, episode.frame_budget)) @ weights)),
-        blind=accuracy(blind),
-        blind_ranges=blind_ranges,
-        one_aimed=accuracy(float(np.mean(aimed[1]))),
-        all_aimed=accuracy(float(np.mean(aimed[num_looks]))),
-        whole_scene=accuracy(float(np.mean(whole_seen))),
+        overview=accuracy(spread(0, pool - 1, config.overview_frames), weights),
+        uniform=accuracy(spread(0, pool - 1, episode.frame_budget), weights),
+        blind=blind,
+        blind_ranges=tuple(names[look] for look in looks),
+        one_aimed=float(np.mean(aimed[1])),
+        all_aimed=float(np.mean(aimed[num_looks])),
+        whole_scene=float(np.mean(whole)),
         coarse_iou=float(np.mean(whole_iou)) if whole_iou else 0.0,
     )
+
+
+def _terms(missed: np.ndarray) -> Iterator[tuple[float, np.ndarray]]:
+    """Write accuracy as a sum over sets of needles: a factor, and whether all of the set are missed: (looks, places).
+
+    Each of k needles that is missed leaves as many answers as its sign could have made, so that the accuracy is the
+    product of 1 - (1 - chance^(1/k)) * missed. In this form what several looks miss together is a product of theirs.
+    """
+    num_needles = missed.shape[2]
+    lost = 1 - (1 / len(SHAPES)) ** (1 / num_needles)
+    for size in range(num_needles + 1):
+        for needles in itertools.combinations(range(num_needles), size):
+            yield (-lost) ** size, missed[:, :, needles].all(2).astype(np.float32)
+
+
+def _accuracies(missed: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Return the accuracy after each look: (looks,)."""
+    return np.sum([factor * (term @ weights) for factor, term in _terms(missed)], axis=0)
+
+
+def _best(missed: np.ndarray, weights: np.ndarray, num_looks: int) -> tuple[float, tuple[int, ...]]:
+    """Find the highest accuracy after one look, or after two, and which looks they are.
+
+    Args:
+        missed: (looks, places, needles) bool.
+        weights: (places,), probabilities of the places.
+    """
+    if num_looks == 1:
+        one = _accuracies(missed, weights)
+        return float(one.max()), (int(one.argmax()),)
+    terms = list(_terms(missed))
+    best: tuple[float, tuple[int, ...]] = (-1.0, ())
+    for first in range(0, len(missed), ROWS_AT_ONCE):
+        rows = slice(first, first + ROWS_AT_ONCE)
+        two = sum(factor * ((term[rows] * weights.astype(np.float32)) @ term.T) for factor, term in terms)
+        i, j = np.unravel_index(int(np.argmax(two)), np.shape(two))
+        best = max(best, (float(two[i, j]), (first + int(i), int(j))), key=lambda found: found[0])
+    return best
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -133,9 +171,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             max_turns=arguments.max_turns,
             initial_frames=config.overview_frames,
         )
-        bounds = compute_bounds(config, episode)
+        all_bounds = [(kind, compute_bounds(kind, episode)) for kind in kinds_of(config)]
     except ValueError as error:
         parser.exit(2, f"{error}\n")
+    for kind, bounds in all_bounds:
+        if config.mixture:
+            print(f"{' '.join(difficulty(kind).values())}, ", end="")
+        print_bounds(bounds, episode)
+    return 0
+
+
+def print_bounds(bounds: Bounds, episode: EpisodeConfig) -> None:
     sweep = " and ".join(f"{start}-{end}" for start, end in bounds.blind_ranges)
     print(f"highest accuracy at K_max = {episode.max_turns}, {episode.frame_budget} frames:")
     print(f"  {bounds.overview:.3f}  the overview alone")
@@ -146,7 +192,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     print(f"  {bounds.one_aimed:.3f}  the best one look there")
     print(f"  {bounds.all_aimed:.3f}  the best {episode.max_turns - 1} looks there")
-    return 0
 
 
 if __name__ == "__main__":

@@ -23,11 +23,10 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from data_prep.synthetic import NeedleConfig, add_config_arguments, config_from_arguments, scene_bounds
+from data_prep.synthetic import NeedleConfig, add_config_arguments, config_from_arguments, kinds_of, scene_bounds
 from recipes.learning_study.fast_policy import FastPolicy, picture_features
-from recipes.learning_study.lessons import FRAME_BUDGET, Case, aimed_at, make_case, new_episode, overview_place, think
+from recipes.learning_study.lessons import FRAME_BUDGET, Case, aimed_at, make_case, new_episode, overview_place
 from recipes.learning_study.pictures import PictureBook, make_picture_book
-from recipes.learning_study.tiny_model import NOTHING
 from recipes.learning_study.transcript import Scribe, Transcript
 from verl_videomtr.actions import Answer, Invalid, Retrieve
 from verl_videomtr.episode import Episode
@@ -45,8 +44,11 @@ class Situation:
     name: str
     max_turns: int
     script: tuple[str, ...] = ()
-    """Turns before the response: "right" and "wrong" looks, "unusable" messages."""
+    """Turns before the response: looks at the needle asked for ("right"), of two at the "other" or at "both" at once,
+    "wrong" looks, and "unusable" messages."""
     force_retrieve: bool = False
+    num_needles: int = 1
+    """How many needles the question is about."""
 
     def with_turns(self, max_turns: int) -> Situation:
         """The same in episodes of another K_max, where its own is EXAM_TURNS; a last turn stays one."""
@@ -69,16 +71,20 @@ SITUATIONS = (
     Situation(name="error then right, last turn", max_turns=3, script=("unusable", "right")),
     Situation(name="two errors, last turn", max_turns=3, script=("unusable", "unusable")),
     Situation(name="all frames at once, K_max 1", max_turns=1),
+    Situation(name="one of two signs, last turn", max_turns=3, script=("right", "wrong"), num_needles=2),
+    Situation(name="two signs one by one, last turn", max_turns=3, script=("right", "other"), num_needles=2),
+    Situation(name="two signs at once then wrong, last turn", max_turns=3, script=("both", "wrong"), num_needles=2),
+    Situation(name="two signs, all frames at once, K_max 1", max_turns=1, num_needles=2),
 )
 
 COLUMNS = {
     "format ok": "responses that the environment accepts",
     "retrieves": "accepted responses that are retrievals",
     "acc": "answers that are right",
-    "acc seen": "answers that are right, where the needle asked for is in view",
-    "acc unseen": "answers that are right, where it is not",
+    "acc seen": "answers that are right, where every needle asked for is in view",
+    "acc unseen": "answers that are right, where one is not",
     "place ok": "thoughts that name the overview frame of the part asked about",
-    "sign ok": "thoughts that name the right shape, or `nothing` where the needle is not in view",
+    "sign ok": "thoughts that name the right shapes, or `nothing` for a needle that is not in view",
     "aimed": "retrievals that touch the scene asked about",
     "hits": "retrievals that return the needle",
 }
@@ -93,22 +99,35 @@ MARKS = (
     ("wrong then right, last turn", "acc seen", 0.95),
     ("wrong then wrong, last turn", "format ok", 0.97),
     ("wrong then wrong, last turn", "place ok", 0.97),
+    ("one of two signs, last turn", "sign ok", 0.95),
+    ("two signs one by one, last turn", "acc seen", 0.95),
+    ("two signs at once then wrong, last turn", "acc seen", 0.95),
+    ("two signs, all frames at once, K_max 1", "sign ok", 0.95),
 )
-"""(situation, column, least) that a base must reach: reinforcement at temperature 1 erodes what is not yet sure.
+"""(situation, column, least) that a base must reach: reinforcement at temperature 1 erodes what is not yet sure. What a
+task does not have, such as two signs, is not asked.
 Ranges that run backwards cost it some of its valid responses where it may retrieve; those the reward corrects."""
 
 
 def reached(table: dict[str, dict[str, float]]) -> list[str]:
     """Name each mark with what a base reached."""
-    return [f"{situation}: {column} {table[situation].get(column, 0.0):.2f}" for situation, column, _ in MARKS]
+    return [f"{situation}: {column} {share:.2f}" for situation, column, share, _ in _held(table)]
 
 
 def shortfalls(table: dict[str, dict[str, float]]) -> list[str]:
     """Name each mark that a base misses, with what it reached; nothing where it passes."""
     return [
-        f"{situation}: {column} {table[situation].get(column, 0.0):.2f} of {least:.2f}"
+        f"{situation}: {column} {share:.2f} of {least:.2f}"
+        for situation, column, share, least in _held(table)
+        if share < least
+    ]
+
+
+def _held(table: dict[str, dict[str, float]]) -> list[tuple[str, str, float, float]]:
+    return [
+        (situation, column, table[situation].get(column, 0.0), least)
         for situation, column, least in MARKS
-        if table[situation].get(column, 0.0) < least
+        if situation in table
     ]
 
 
@@ -132,11 +151,13 @@ def examine(
     with torch.no_grad():
         policy = FastPolicy(model.eval(), picture_features(model, book))
     table = {}
-    for situation in SITUATIONS:
+    known = {kind.needles_per_scene for kind in kinds_of(config)}
+    for situation in (situation for situation in SITUATIONS if situation.num_needles in known):
         rng = random.Random(f"{HELD_OUT_SEED}/{seed}/{situation.name}")
         longer = situation.with_turns(max_turns)
-        rooms = [_enter(longer, config, scribe, book, rng, frame_budget) for _ in range(num_cases)]
-        forced = [scribe.encode("<retrieve>")[0]] * num_cases if situation.force_retrieve else None
+        rooms = [enter(longer, config, scribe, book, rng, frame_budget) for _ in range(num_cases)]
+        thought = scribe.encode(rooms[0][0].think(0, frozenset()))
+        forced = {len(thought): scribe.encode("<retrieve>")[0]} if situation.force_retrieve else None
         generator = torch.Generator().manual_seed(seed)
         responses = policy.sample([room[2] for room in rooms], generator=generator, forced=forced)
         texts = [processor.tokenizer.decode(response, skip_special_tokens=True) for response in responses]
@@ -146,7 +167,7 @@ def examine(
     return table
 
 
-def _enter(
+def enter(
     situation: Situation,
     config: NeedleConfig,
     scribe: Scribe,
@@ -155,48 +176,56 @@ def _enter(
     frame_budget: int,
 ) -> tuple[Case, Episode, Transcript]:
     """Play the script of a situation on a new case."""
-    case = make_case(config, rng)
+    case = make_case(config, rng, num_needles=situation.num_needles)
     episode = new_episode(case, config, situation.max_turns, frame_budget=frame_budget)
     transcript = Transcript(scribe, case.layout, book)
     observation = episode.reset()
-    place, shape = overview_place(case, observation.frames), None
+    place, sightings = overview_place(case, observation.frames), []
     for step in situation.script:
         transcript.observe(observation)
+        sightings += case.evidence(observation.frames)
+        thought = case.think(place, case.shapes(sightings))
         if step == "unusable":
-            response = f"{think(case.colour, place, shape)}<answer></answer>"
+            response = f"{thought}<answer></answer>"
         else:
-            wrong = rng.choice([scene for scene in range(case.config.num_scenes) if scene != case.scene])
-            target = case.truth if step == "right" else case.layout.needles[wrong][0].slots
-            shown: tuple[int, ...] = ()
-            while not set(shown) & set(target):
-                start, end = aimed_at(rng, min(target), config.pool_size)
-                shown = tuple(range(start, end + 1)) if end - start < episode.config.frames_per_retrieval else ()
-            response = f"{think(case.colour, place, shape)}<retrieve>{start},{end}</retrieve>"
-            if step == "right":
-                shape = case.layout.needles[case.scene][0].shape
+            start, end = _look(step, case, rng, episode.config.frames_per_retrieval)
+            response = f"{thought}<retrieve>{start},{end}</retrieve>"
         transcript.respond(response)
         observation = episode.step(response)
     transcript.observe(observation)
     return case, episode, transcript
 
 
+def _look(step: str, case: Case, rng: random.Random, most: int) -> tuple[int, int]:
+    """Draw a range that shows what a step is to show; but for both signs at once it has at most `most` frames."""
+    if step == "both":
+        return min(case.truth), max(case.truth)
+    wrong = rng.choice([scene for scene in range(case.config.num_scenes) if scene != case.scene])
+    needles = case.layout.needles[wrong if step == "wrong" else case.scene]
+    target = needles[1 if step == "other" else 0].slots
+    while True:
+        start, end = aimed_at(rng, target.start, case.config.pool_size)
+        if end - start < most and set(range(start, end + 1)) & set(target):
+            return start, end
+
+
 def _marks(case: Case, episode: Episode, text: str) -> dict[str, bool]:
     """Let the environment judge one response; return the columns that it counts in."""
     episode.step(text)
     views = [turn.observation.frames for turn in episode.turns]
-    seen = next((frame for view in reversed(views) if (frame := case.evidence(view)) is not None), None)
-    place = overview_place(case, views[0])
-    sign = NOTHING if seen is None else case.layout.pictures[seen][1]
+    seen = case.shapes([frame for view in views for frame in case.evidence(view)])
+    thought = case.think(overview_place(case, views[0]), seen).removesuffix("</think>").split()
     action = episode.turns[-1].action
     marks = {
         "format ok": not isinstance(action, Invalid),
-        "place ok": text.startswith(f"<think> {case.colour}{place} "),
-        "sign ok": f" {sign}</think>" in text,
+        "place ok": text.startswith(" ".join(thought[:2]) + " "),
+        "sign ok": f" {' '.join(thought[2:])}</think>" in text,
     }
     if not isinstance(action, Invalid):
         marks["retrieves"] = isinstance(action, Retrieve)
     if isinstance(action, Answer):
-        marks["acc"] = marks["acc unseen" if seen is None else "acc seen"] = action.text == case.answer
+        known = len(case.letters(seen)) == 1
+        marks["acc"] = marks["acc seen" if known else "acc unseen"] = action.text == case.answer
     if isinstance(action, Retrieve):
         first, end = scene_bounds(case.config, case.scene)
         marks["aimed"] = action.start < end and action.end >= first

@@ -8,7 +8,7 @@ hundred frames, of a few dozen distinct pictures.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,9 +16,6 @@ from transformers import DynamicCache, Qwen2_5_VLForConditionalGeneration
 
 from recipes.learning_study.pictures import PictureBook
 from recipes.learning_study.transcript import NO_PICTURE, Transcript
-
-DECISION_OFFSET = 5
-"""Tokens of a response before its action: <think>, colour, place, sign, </think>."""
 
 
 def picture_features(model: Qwen2_5_VLForConditionalGeneration, book: PictureBook) -> torch.Tensor:
@@ -80,14 +77,13 @@ class FastPolicy:
         transcripts: Sequence[Transcript],
         *,
         generator: torch.Generator,
-        forced: Sequence[int] | None = None,
+        forced: Mapping[int, int] | None = None,
         max_tokens: int = 16,
     ) -> list[list[int]]:
         """Sample a response to each transcript at temperature 1, as the rollouts do.
 
         Args:
-            forced: a token that takes the place of the decision, behind the thought of each response; None leaves
-                the decision to the policy.
+            forced: token by its offset in every response, in place of what the policy would say there.
         Returns:
             The tokens, the end of the message included where it came.
         """
@@ -104,8 +100,8 @@ class FastPolicy:
         for step in range(max_tokens):
             probabilities = self.model.lm_head(states).softmax(-1)
             tokens = torch.multinomial(probabilities, 1, generator=generator)[:, 0]
-            if forced is not None and step == DECISION_OFFSET:
-                tokens = torch.tensor(list(forced))
+            if forced and step in forced:
+                tokens = torch.full_like(tokens, forced[step])
             for row in (~ended).nonzero()[:, 0].tolist():
                 responses[row].append(int(tokens[row]))
             ended |= tokens == end

@@ -40,8 +40,8 @@ COLOURS = {
     "grpo": "#a6761d",
     "full_scarce": "#0072b2",
     "no_bootstrapping_scarce": "#d55e00",
-    "full_lengths": "#0072b2",
-    "single_turn_lengths": "#555555",
+    "full_mixture": "#0072b2",
+    "single_turn_mixture": "#555555",
     "gated": "#0072b2",
     "ungated": "#d55e00",
 }
@@ -90,7 +90,10 @@ FIGURES: dict[str, tuple[tuple[str, ...], tuple[Panel, ...]]] = {
     "no_turn_reward": (("full", "no_turn_reward"), (ACCURACY, TRAINING_ACCURACY, HELD_OUT_IOU)),
     "credit": (("full", "plain_gae", "literal_credit", "grpo"), (ACCURACY, TRAINING_ACCURACY, TURNS)),
     "scarce": (("full_scarce", "no_bootstrapping_scarce"), (TURNS, RATE, ACCURACY)),
-    "lengths": (("full_lengths", "single_turn_lengths"), (TURNS, REWARD)),
+    "mixture": (
+        ("full_mixture", "single_turn_mixture"),
+        (Panel(title=ACCURACY.title, key=ACCURACY.key, smooth=False), TURNS, REWARD),
+    ),
     "gate": (("gated", "ungated"), (REWARD, TURNS, Panel(title=TRAINING_ACCURACY.title, key=TRAINING_ACCURACY.key))),
 }
 """File name -> (variants, panels)."""

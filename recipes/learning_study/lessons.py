@@ -7,7 +7,8 @@
 A thought repeats the colour asked about, names its place and what was seen there: `<think> red54 nothing</think>` has
 the overview frame of the red part, before its sign was seen, `<think> red54 dot</think>` after. Each look-up follows
 from the last, which is what lets a model of four layers learn them in minutes. An answer is the letter of the shape
-that was seen, or any letter.
+that was seen, or any letter. Where a part may hold two signs, thoughts have a word for each pair of shapes that exclude
+each other (SHAPE_PAIRS): `<think> red54 dot nothing</think>`; after one sign of two, two letters are left.
 
 When to retrieve is not taught: wherever both actions are allowed, the label is the same soft one (`Habits.rate`),
 whatever has been seen. Looks in the right and in the wrong place, in either order, and unusable messages come from the
@@ -17,15 +18,17 @@ script and carry no label.
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from data_prep.synthetic import (
-    LENGTHS,
+    SHAPE_PAIRS,
+    SHAPES,
     Layout,
     NeedleConfig,
+    kinds_of,
     make_layout,
     make_questions,
-    one_length,
     scene_bounds,
 )
 from recipes.learning_study.pictures import PictureBook
@@ -38,14 +41,14 @@ LETTERS = "ABCD"
 FRAME_BUDGET = 16
 """B of an episode where nothing else is said; what the overview leaves is shared by the looks."""
 
-THOUGHT_KINDS = {1: "colour", 2: "place", 3: "sign"}
-"""What a thought's tokens say, by their offset in the response."""
+THOUGHT_KINDS = ("manner", "colour", "place", "sign", "sign")
+"""What a thought's tokens say, by their offset in the response, as far as the thought goes."""
 SEEN_WEIGHT = 3.0
 """Weight of naming a sign that was seen: to say `nothing` is the easier half."""
 RANGE_WEIGHT = 3.0
 """Weight of a range's index: ranges are rarer than thoughts."""
-RANGE_OFFSETS = (6, 8)
-"""Offsets of a range's two indices in a response that retrieves."""
+BOTH_SHARE = 0.5
+"""Looks of the script that are to show both signs of two at once."""
 TRIM_SHARE = 3
 """An aimed range begins and ends within the first and the last of this many parts of the scene."""
 MAX_BLIND_SPAN = 32
@@ -81,22 +84,36 @@ class Case:
     """One question about one layout."""
 
     config: NeedleConfig
-    """The task; of a mixture, that of this video's length."""
+    """The task; of a mixture, that of this video."""
     layout: Layout
     question: str
     """With its options, as the prompt holds it."""
     answer: str
     """The letter."""
-    letters: dict[str, str]
-    """Shape -> letter."""
+    options: tuple[str, ...]
     colour: str
     scene: int
     truth: frozenset[int]
-    """Slots of the needle asked for."""
+    """Slots of the needles asked for."""
+    signs: tuple[tuple[str, ...], ...]
+    """What each of a thought's words for signs may name beside NOTHING."""
 
-    def evidence(self, frames: tuple[int, ...]) -> int | None:
-        """Return the first of `frames` that shows the needle asked for."""
-        return next((frame for frame in frames if frame in self.truth), None)
+    def evidence(self, frames: tuple[int, ...]) -> list[int]:
+        """List those of `frames` that show a needle asked for."""
+        return [frame for frame in frames if frame in self.truth]
+
+    def shapes(self, frames: list[int]) -> frozenset[str]:
+        """Name what the signs in `frames` show."""
+        return frozenset(shape for frame in frames if (shape := self.layout.pictures[frame][1]) is not None)
+
+    def letters(self, seen: frozenset[str]) -> list[str]:
+        """List the letters whose options have every shape that was seen: one where nothing is missing."""
+        return [letter for letter, option in zip(LETTERS, self.options, strict=True) if seen <= set(option.split())]
+
+    def think(self, place: int, seen: frozenset[str]) -> str:
+        """Write a thought about what was seen so far."""
+        named = (next((shape for shape in shapes if shape in seen), NOTHING) for shapes in self.signs)
+        return f"<think> {self.colour}{place} {' '.join(named)}</think>"
 
 
 @dataclass
@@ -110,10 +127,15 @@ class Lesson:
     `manner`."""
 
 
-def make_case(config: NeedleConfig, rng: random.Random) -> Case:
-    """Draw a layout and one question about it."""
-    if config.mixed_length:
-        config = one_length(config, rng.randrange(len(LENGTHS)))
+def make_case(config: NeedleConfig, rng: random.Random, *, num_needles: int | None = None) -> Case:
+    """Draw a layout and one question about it.
+
+    Args:
+        num_needles: how many needles the question is about; None: as many as the task has, any of a mixture's.
+    """
+    signs = SHAPE_PAIRS if config.mixture or config.needles_per_scene > 1 else (SHAPES,)
+    if config.mixture:
+        config = rng.choice([kind for kind in kinds_of(config) if num_needles in (None, kind.needles_per_scene)])
     layout = make_layout(config, rng)
     fields = next(make_questions(layout, config, rng))
     scene = fields["metadata"]["scene"]
@@ -123,10 +145,11 @@ def make_case(config: NeedleConfig, rng: random.Random) -> Case:
         layout=layout,
         question="\n".join([fields["question"], *lines]),
         answer=fields["answer"],
-        letters=dict(zip(fields["options"], LETTERS, strict=True)),
+        options=fields["options"],
         colour=layout.colours[scene],
         scene=scene,
         truth=frozenset(slot for needle in layout.needles[scene] for slot in needle.slots),
+        signs=signs,
     )
 
 
@@ -143,7 +166,7 @@ def new_episode(case: Case, config: NeedleConfig, max_turns: int, *, frame_budge
         question=case.question,
         times_seconds=[slot + 0.5 for slot in range(config.pool_size)],
         duration_seconds=float(config.pool_size),
-        segments=[(min(case.truth), max(case.truth) + 1.0)],
+        segments=[(needle.start, needle.slots.stop) for needle in case.layout.needles[case.scene]],
     )
 
 
@@ -167,10 +190,6 @@ class Teacher:
         *,
         frame_budget: int = FRAME_BUDGET,
     ) -> None:
-        if config.needles_per_scene != 1:
-            raise ValueError(
-                f"needles_per_scene={config.needles_per_scene}; expected 1: a thought of the tiny model names one sign"
-            )
         self.config = config
         self.habits = habits
         self.scribe = scribe
@@ -184,27 +203,26 @@ class Teacher:
         lesson = Lesson(transcript=Transcript(self.scribe, case.layout, self.book))
         observation = episode.reset()
         assert observation is not None
-        place, sighting, shape = overview_place(case, observation.frames), None, None
+        place, sightings = overview_place(case, observation.frames), []
         for turn in range(num_detours + 1):
-            seen = case.evidence(observation.frames)
-            if seen is not None:
-                sighting, shape = seen, case.layout.pictures[seen][1]
+            # The newest first: a look that follows a sign goes where it was seen last.
+            sightings = case.evidence(observation.frames) + sightings
+            letters = case.letters(case.shapes(sightings))
             lesson.transcript.observe(observation)
-            thought = think(case.colour, place, shape)
+            thought = case.think(place, case.shapes(sightings))
             last = turn == max_turns - 1
             if turn == num_detours:
-                letter = case.letters[shape] if shape else rng.choice(LETTERS)
+                letter = letters[0] if len(letters) == 1 else rng.choice(letters)
                 response = f"{thought}<answer>{letter}</answer>"
-                self._label(lesson, response, free_choice=not last, seen=shape is not None)
+                self._label(lesson, response, free_choice=not last, letters=letters)
             else:
-                response, labelled = self._detour(rng, case, place, sighting, thought)
+                response, labelled = self._detour(rng, case, place, sightings, thought)
                 self._label(
                     lesson,
                     response,
                     free_choice=True,
                     usable=labelled is not None,
                     range_labelled=labelled,
-                    seen=shape is not None,
                 )
             observation = episode.step(response)
             if observation is None:
@@ -212,7 +230,7 @@ class Teacher:
         return lesson
 
     def _detour(
-        self, rng: random.Random, case: Case, place: int, sighting: int | None, thought: str
+        self, rng: random.Random, case: Case, place: int, sightings: list[int], thought: str
     ) -> tuple[str, bool | None]:
         """Script a response that is not an answer.
 
@@ -224,9 +242,9 @@ class Teacher:
             template = rng.choice(UNUSABLE)
             return template.format(thought=thought, place=place, letter=rng.choice(LETTERS)), None
         if kind == "habit":
-            start, end = self.habit_range(rng, case, sighting)
+            start, end = self.habit_range(rng, case, sightings)
         elif kind == "right":
-            start, end = aimed_at(rng, min(case.truth) + rng.randrange(len(case.truth)), self.config.pool_size)
+            start, end = self._right_range(rng, case, case.shapes(sightings))
         else:
             wrong = rng.choice([scene for scene in range(case.config.num_scenes) if scene != case.scene])
             needle = case.layout.needles[wrong]
@@ -234,13 +252,23 @@ class Teacher:
             start, end = aimed_at(rng, middle, self.config.pool_size)
         return f"{thought}<retrieve>{start},{end}</retrieve>", kind == "habit"
 
-    def habit_range(self, rng: random.Random, case: Case, sighting: int | None) -> tuple[int, int]:
+    def _right_range(self, rng: random.Random, case: Case, seen: frozenset[str]) -> tuple[int, int]:
+        """Draw a range around a needle asked for: of two, one that is still unseen, or from the first to the last."""
+        needles = case.layout.needles[case.scene]
+        if len(needles) > 1 and rng.random() < BOTH_SHARE:
+            return min(case.truth), max(case.truth)
+        unseen = [needle for needle in needles if needle.shape not in seen] if len(needles) > 1 else needles
+        slots = [slot for needle in unseen or needles for slot in needle.slots]
+        return aimed_at(rng, rng.choice(slots), self.config.pool_size)
+
+    def habit_range(self, rng: random.Random, case: Case, sightings: list[int]) -> tuple[int, int]:
         """Draw a range as the base model should choose it."""
         if rng.random() >= self.habits.aim:
             start = rng.randrange(self.config.pool_size)
             return start, min(self.config.pool_size - 1, start + rng.randrange(MAX_BLIND_SPAN))
-        if sighting is not None:
-            return max(0, sighting - rng.randrange(3)), min(self.config.pool_size - 1, sighting + rng.randrange(3))
+        if len(case.letters(case.shapes(sightings))) == 1:
+            near = sightings[0]
+            return max(0, near - rng.randrange(3)), min(self.config.pool_size - 1, near + rng.randrange(3))
         first, end = scene_bounds(case.config, case.scene)
         trim = max(1, (end - first) // TRIM_SHARE)
         return first + rng.randrange(trim), end - 1 - rng.randrange(trim)
@@ -253,34 +281,39 @@ class Teacher:
         free_choice: bool,
         usable: bool = True,
         range_labelled: bool | None = False,
-        seen: bool = False,
+        letters: Sequence[str] = (),
     ) -> None:
-        """Append a response and its labels."""
+        """Append a response and its labels.
+
+        Args:
+            letters: those that an answer may give, as far as is known.
+        """
         first_thought = not lesson.transcript.num_responses
         start = lesson.transcript.respond(response)
         if not usable:
             return
         encode = self.scribe.encode
-        (answer,), (retrieve,) = encode("<answer>"), encode("<retrieve>")
+        (answer,), (retrieve,), (nothing,) = (encode(text) for text in ("<answer>", "<retrieve>", f" {NOTHING}"))
         ids = lesson.transcript.ids[start:]
+        decision = ids.index(encode("</think>")[0]) + 1
         for offset, token in enumerate(ids):
             position = start + offset
-            if token in (answer, retrieve) and free_choice:
+            if offset == decision and free_choice:
                 lesson.labels += [
                     (position, answer, 1 - self.habits.rate, "manner"),
                     (position, retrieve, self.habits.rate, "manner"),
                 ]
-            elif offset > 0 and ids[offset - 1] == answer:
-                if seen:
+            elif offset > decision and ids[offset - 1] == answer:
+                if len(letters) == 1:
                     lesson.labels.append((position, token, 2.0, "letter"))
                 else:
-                    lesson.labels += [(position, encode(letter)[0], 0.25, "manner") for letter in LETTERS]
-            elif retrieve in ids and offset in RANGE_OFFSETS:
+                    lesson.labels += [(position, encode(letter)[0], 1 / len(letters), "manner") for letter in letters]
+            elif ids[decision] == retrieve and offset in (decision + 1, decision + 3):
                 if range_labelled:
                     lesson.labels.append((position, token, RANGE_WEIGHT, "range"))
-            elif offset in THOUGHT_KINDS:
+            elif 0 < offset < decision - 1:
                 kind = THOUGHT_KINDS[offset]
-                if kind == "sign" and seen:
+                if kind == "sign" and token != nothing:
                     lesson.labels.append((position, token, SEEN_WEIGHT, "sign seen"))
                 elif kind == "place" and not first_thought:
                     lesson.labels.append((position, token, 1.0, "place again"))
@@ -288,11 +321,6 @@ class Teacher:
                     lesson.labels.append((position, token, 2.0, kind))
             else:
                 lesson.labels.append((position, token, 1.0, "manner"))
-
-
-def think(colour: str, place: int, shape: str | None) -> str:
-    """Write a thought."""
-    return f"<think> {colour}{place} {shape or NOTHING}</think>"
 
 
 def overview_place(case: Case, frames: tuple[int, ...]) -> int:

@@ -132,7 +132,7 @@ def follow(metrics: Path, process: subprocess.Popen) -> Iterator[dict[str, Any]]
     yield from follow_entries(metrics, process)
 
 
-def finish(record: RunRecord, folder: Path, steps: int, *, group_by: str | None = None) -> None:
+def finish(record: RunRecord, folder: Path, steps: int, *, group_by: Sequence[str] = ()) -> None:
     """Keep what the trajectories tell; compress the lines, remove checkpoints.
 
     Kept are examples of the first and the last step, every held-out episode's result, and training by group.
@@ -142,7 +142,7 @@ def finish(record: RunRecord, folder: Path, steps: int, *, group_by: str | None 
     for place, step in (("first_step", 1), ("last_step", steps)):
         examples[place] = [example_of(line) for line in played(trajectories, step)[:NUM_EXAMPLES]]
     record.add(examples=examples, held_out=results_of(played(trajectories / VAL_FOLDER, steps), group_by))
-    if group_by is not None:
+    if group_by:
         by_step = [results_of(played(trajectories, step), group_by) for step in range(1, steps + 1)]
         record.add(by_group=means_by_group(by_step))
     record.pack()
@@ -155,13 +155,13 @@ def played(folder: Path, step: int) -> list[dict[str, Any]]:
     return read_file(path).played if path.exists() else []
 
 
-def results_of(episodes: Sequence[dict[str, Any]], group_by: str | None) -> list[dict[str, Any]]:
+def results_of(episodes: Sequence[dict[str, Any]], group_by: Sequence[str]) -> list[dict[str, Any]]:
     """Shorten episodes to what tables need: one entry per episode, in the order of the samples."""
     return [
         {
             "sample": episode["sample_id"],
             "video": episode["video"],
-            "group": episode["groups"].get(group_by, "") if group_by else "",
+            "group": " ".join(episode["groups"][key] for key in group_by),
             "correct": int(episode["correct"]),
             "turns": len(episode["turn_rewards"]),
             "reward": round(sum(episode["turn_rewards"]), 4),

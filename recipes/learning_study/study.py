@@ -51,8 +51,8 @@ class Setting:
     """Options of `data_prep.synthetic`; without any: eight scenes in random order, a pool of 128, needles of 2."""
     only_videos: tuple[str, ...] = ()
     """Such options that the lessons do not have: what the base is never taught."""
-    group_by: str | None = None
-    """Key of the samples' groups by which a run's episodes are told apart in its record."""
+    group_by: tuple[str, ...] = ()
+    """Keys of the samples' groups by which a run's episodes are told apart in its record."""
     steps: int = 80
     data_rows: Mapping[str, int] = field(default_factory=lambda: {"train": 3200, "val": 256, "test": 0})
     """Rows of each split; the videos of the splits differ. No choice is made by the validation rows: the last step's
@@ -81,17 +81,21 @@ GATE = Setting(
     base="gate",
     task=("--pool-size", "64", "--no-random-order"),
     only_videos=("--unreadable-percent", "50"),
-    group_by="evidence",
+    group_by=("evidence",),
     steps=60,
 )
 """Half of the evidence can be found and not read; docs/learning.md says what must come of it."""
 
-LENGTH = Setting(
+MIXTURE = Setting(
     episode=STUDY.episode,
-    task=("--mixed-length", "--questions-per-video", "2"),
-    group_by="length",
+    base="mixture",
+    task=("--mixture", "--questions-per-video", "2"),
+    group_by=("length", "detail"),
+    # As many held-out videos of each of the six kinds.
+    data_rows={"train": 3200, "val": 384, "test": 0},
 )
-"""Short, medium and long videos by turns: of the same budget a look at everything sees less of a longer one."""
+"""Short, medium and long videos, of one detail and of two: at the same budget a look at everything sees less of a
+longer one, and two signs are harder to meet than one. docs/appendix/learning.md says what must come of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,8 +165,10 @@ VARIANTS: dict[str, Variant] = {
     "no_bootstrapping_scarce": Variant(
         overrides=(NO_BONUS,), says="no exploration bonus, from that base", base_options=SCARCE
     ),
-    "full_lengths": Variant(overrides=(), setting=LENGTH, says="the full method on videos of three lengths"),
-    "single_turn_lengths": Variant(overrides=SINGLE_LOOK, setting=LENGTH, says="one look at the whole budget there"),
+    "full_mixture": Variant(
+        overrides=(), setting=MIXTURE, says="the full method on one and two details, in videos of three lengths"
+    ),
+    "single_turn_mixture": Variant(overrides=SINGLE_LOOK, setting=MIXTURE, says="one look at the whole budget there"),
 }
 
 ORDER: tuple[tuple[str, int], ...] = (
@@ -186,7 +192,7 @@ ORDER: tuple[tuple[str, int], ...] = (
     *(("full_engine_log_probs", seed) for seed in range(2)),
     ("no_turn_reward", 1),
     *((variant, seed) for seed in range(3) for variant in ("gated", "ungated")),
-    *((variant, seed) for seed in range(3) for variant in ("full_lengths", "single_turn_lengths")),
+    *((variant, seed) for seed in range(3) for variant in ("full_mixture", "single_turn_mixture")),
     *((variant, seed) for seed in range(3) for variant in ("full_scarce", "no_bootstrapping_scarce")),
     *((variant, 2) for variant in ("full", "single_turn", "no_gate", "no_bootstrapping", "no_turn_reward")),
 )

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tables of the study, made from the JSONL in the repository: one line per run, seconds per phase, trajectories.
 
-    python -m recipes.learning_study.tables runs|gate|phases|trajectories
+    python -m recipes.learning_study.tables runs|gate|difficulty|phases|trajectories
 
 Markdown, as docs/learning.md holds it.
 """
@@ -20,11 +20,13 @@ from typing import Any
 from recipes.demo.summary import PHASES
 from recipes.learning_study import study
 from recipes.learning_study.record import HELD_OUT_ACCURACY, RESULTS, WRONG, RunRecord, is_complete
-from verl_videomtr.evaluation.statistics import mean_by_video
+from verl_videomtr.evaluation.statistics import Estimate, mean_by_video, mean_of_groups
 
 HELD_OUT = "val-aux/synthetic_needle/{}/mean@1"
 OTHER = "waiting and the rest"
 """What no phase of verl's accounts for: fetching the batch, waiting for the replay buffer, checkpoints."""
+PAPER_GAINS = {"": 3.8, "single": 7.5, "multi": 8.1, "short": 4.6, "medium": 5.3, "long": 6.3}
+"""Points that the paper's policy gains over one look at the same 32 frames, in all and by group (its Key Findings)."""
 WINDOW = 10
 """Steps that "at the end" averages, for what is measured in training."""
 
@@ -170,6 +172,70 @@ def _gate_figures(run: StudyRun) -> list[float | None]:
     ]
 
 
+def table_of_difficulty(runs: Sequence[StudyRun]) -> Iterator[str]:
+    """What the full method gains over the single look on the same held-out questions, by length and number of details.
+
+    In points, over all pairs of runs with one seed; intervals over videos.
+
+    Raises:
+        ValueError: there is no such pair, or its runs were not held to the same questions.
+    """
+    pairs = _mixture_pairs(runs)
+    both = [(one, full) for pair in pairs for one, full in pair]
+    videos = [one["video"] for one, _ in both]
+    groups = [set(one["group"].split()) for one, _ in both]
+    gains = [100.0 * (full["correct"] - one["correct"]) for one, full in both]
+    yield f"{len(pairs)} seed{'s' if len(pairs) > 1 else ''}, {len(set(videos))} held-out videos"
+    yield ""
+    columns = ("questions", "single look", "full", "gain (95% interval)", "the paper's gain")
+    yield f"| {' | '.join(columns)} |"
+    yield "|" + "---|" * len(columns)
+    for group in (*PAPER_GAINS, *sorted({one["group"] for one, _ in both})):
+        own = [i for i, words in enumerate(groups) if set(group.split()) <= words]
+        rights = [sum(100.0 * both[i][side]["correct"] for i in own) / len(own) for side in (0, 1)]
+        gain = mean_by_video([gains[i] for i in own], [videos[i] for i in own])
+        paper = f"{PAPER_GAINS[group]:+.1f}" if group in PAPER_GAINS else "-"
+        yield f"| {group or 'all'} | {rights[0]:.1f} | {rights[1]:.1f} | {_points(gain)} | {paper} |"
+    for less, more in (("single", "multi"), ("short", "long")):
+        own = [i for i, words in enumerate(groups) if words & {less, more}]
+        signs = [1 if more in groups[i] else -1 for i in own]
+        # Twice the mean of the two groups' means, one of them turned round, is their difference.
+        signed = [2 * sign * gains[i] for sign, i in zip(signs, own, strict=True)]
+        change = mean_of_groups(signed, [videos[i] for i in own], [str(sign) for sign in signs])
+        paper = f"{PAPER_GAINS[more] - PAPER_GAINS[less]:+.1f}"
+        yield f"| {more} less {less} | | | {_points(change)} | {paper} |"
+
+
+def _mixture_pairs(runs: Sequence[StudyRun]) -> list[list[tuple[dict[str, Any], dict[str, Any]]]]:
+    """Pair the held-out results of the single look and of the full method, question by question, for each seed."""
+    held_out: dict[tuple[str, int], list[dict[str, Any]]] = {
+        (run.variant, run.seed): run.facts["held_out"] for run in runs if run.facts.get("held_out")
+    }
+    pairs = []
+    for seed in sorted({seed for _, seed in held_out}):
+        one, full = (held_out.get((variant, seed)) for variant in ("single_turn_mixture", "full_mixture"))
+        if one is None or full is None:
+            continue
+        if [result["sample"] for result in one] != [result["sample"] for result in full]:
+            raise ValueError(
+                f"the runs of seed={seed} were held to different questions, {len(one)} and {len(full)}; expected the "
+                "same; single_turn_mixture and full_mixture; make both anew"
+            )
+        pairs.append(list(zip(one, full, strict=True)))
+    if not pairs:
+        raise ValueError(
+            "no seed has both runs to their end, single_turn_mixture and full_mixture; expected at least one; "
+            "python -m recipes.learning_study.run_all --only full_mixture single_turn_mixture makes them"
+        )
+    return pairs
+
+
+def _points(estimate: Estimate) -> str:
+    if estimate.low is None or estimate.high is None:
+        return f"{estimate.value:+.1f}"
+    return f"{estimate.value:+.1f} ({estimate.low:+.1f} to {estimate.high:+.1f})"
+
+
 def _mean(values: Sequence[float]) -> float | None:
     return sum(values) / len(values) if values else None
 
@@ -236,7 +302,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("table", choices=("runs", "gate", "phases", "trajectories"), help="which table")
+    parser.add_argument("table", choices=("runs", "gate", "difficulty", "phases", "trajectories"), help="which table")
     parser.add_argument(
         "--variant",
         choices=study.VARIANTS,
@@ -254,6 +320,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             lines = table_of_runs(runs)
         elif arguments.table == "gate":
             lines = table_of_gate(runs)
+        elif arguments.table == "difficulty":
+            lines = table_of_difficulty(runs)
         else:
             run = find_run(runs, arguments.variant, arguments.seed)
             lines = table_of_phases(run) if arguments.table == "phases" else trajectories(run)

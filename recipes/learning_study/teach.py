@@ -95,6 +95,7 @@ class Course:
 BASES = {
     "study": (Habits(rate=0.02, aim=0.4), Course(steps=400, frame_budget=22)),
     "demo": (Habits(rate=0.25, aim=0.5), Course(steps=200, frame_budget=22)),
+    "mixture": (Habits(rate=0.02, aim=0.4), Course(steps=400, frame_budget=22)),
     "gate": (Habits(rate=0.1, aim=0.5), Course(steps=240, frame_budget=24, max_turns=5)),
 }
 

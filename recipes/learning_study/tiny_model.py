@@ -34,7 +34,7 @@ from transformers import (
     Qwen2VLVideoProcessor,
 )
 
-from data_prep.synthetic import COLOURS, ORDER_PHRASING, ORDINALS, PHRASINGS, SHAPES
+from data_prep.synthetic import COLOURS, PHRASINGS, SHAPES
 from verl_videomtr.prompts import Prompts
 
 MAX_POOL_SIZE = 128
@@ -78,8 +78,10 @@ CONTROL_TOKENS = (
 )
 """Qwen2.5-VL's own, in its order."""
 TAGS = ("<think>", "</think>", "<retrieve>", "</retrieve>", "<answer>", "</answer>")
-WORDS = tuple(f" {word}" for word in (*COLOURS, *SHAPES, NOTHING, *ORDINALS))
+WORDS = tuple(f" {word}" for word in (*COLOURS, *SHAPES, NOTHING, "first", "last"))
 """With the space before them, so that text survives encoding and decoding unchanged."""
+MORE_TEXT = ("Which shape is {which} in the {colour} part?",)
+"""No question of the task; with other text the vocabulary differs, and the same seed makes another base."""
 OPTION_LETTERS = ("A.", "B.", "C.", "D.")
 PLAIN_TOKENS = (*TAGS, *WORDS, *OPTION_LETTERS, *(str(i) for i in range(MAX_POOL_SIZE)))
 """One token each, but ordinary vocabulary: decoding with skip_special_tokens keeps them."""
@@ -108,7 +110,7 @@ CHAT_TEMPLATE = (
 def make_tokenizer() -> Qwen2TokenizerFast:
     """Make a byte-level BPE tokenizer that knows Qwen's control tokens and has a token for every word of the task."""
     prompts = Prompts.load("tiny")
-    texts = [*prompts.templates.values(), *PHRASINGS, ORDER_PHRASING, "system user assistant", "A. B. C. D."]
+    texts = [*prompts.templates.values(), *PHRASINGS, *MORE_TEXT, "system user assistant", "A. B. C. D."]
     bpe = Tokenizer(models.BPE())
     bpe.normalizer = normalizers.NFC()
     bpe.pre_tokenizer = pre_tokenizers.Sequence(

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The needle task: what is hidden stays hidden, what is drawn survives the codec, and a seed decides everything."""
 
+import collections
 import hashlib
 import json
 import random
@@ -11,6 +12,7 @@ import pytest
 
 from data_prep.synthetic import (
     COLOURS,
+    DETAILS,
     LENGTHS,
     SHAPES,
     STRANGE_SHAPES,
@@ -101,25 +103,45 @@ def test_task_without_unreadable_signs_draws_nothing_for_them():
     )
 
 
-def test_a_mixture_has_videos_of_each_length_with_their_own_scenes_and_needles():
-    config = NeedleConfig(mixed_length=True, questions_per_video=2)
-    for video_idx, (name, (num_scenes, needle_frames)) in enumerate([*LENGTHS.items(), *LENGTHS.items()]):
+def test_a_mixture_has_each_length_with_each_detail_equally_often():
+    config = NeedleConfig(mixture=True, questions_per_video=2)
+    seen = collections.Counter()
+    for video_idx in range(12):
         layout, _, questions = video_plan(config, seed=0, split="train", video_idx=video_idx)
-        assert len(layout.colours) == num_scenes
-        assert {needle.num_slots for needles in layout.needles for needle in needles} == {needle_frames}
-        assert [fields["groups"]["length"] for fields in questions] == [name, name]
+        for fields in questions:
+            length, detail = fields["groups"]["length"], fields["groups"]["detail"]
+            num_scenes, needle_frames = LENGTHS[length]
+            assert len(layout.colours) == num_scenes
+            assert {len(needles) for needles in layout.needles} == {DETAILS[detail]}
+            assert {needle.num_slots for needles in layout.needles for needle in needles} == {needle_frames}
+            assert ("two shapes" in fields["question"]) == (detail == "multi")
+            seen[length, detail] += 1
+    assert seen == {(length, detail): 4 for length in LENGTHS for detail in DETAILS}
 
 
-def test_two_needles_are_asked_for_by_their_order():
-    config = NeedleConfig(needles_per_scene=2, questions_per_video=4)
-    layout = make_layout(config, random.Random(5))
-    for fields in make_questions(layout, config, random.Random(5)):
-        first, last = layout.needles[fields["metadata"]["scene"]]
-        wanted = first if " first " in fields["question"] else last
-        assert fields["options"]["ABCD".index(fields["answer"])] == wanted.shape
-        assert first.shape != last.shape
-        assert fields["segments"] == [(n.start, n.start + 2) for n in (first, last)]
-        assert last.start > first.start + 2
+def test_of_four_answers_each_of_two_needles_alone_leaves_two():
+    config = NeedleConfig(needles_per_scene=2, questions_per_video=8)
+    answers, firsts = [], []
+    for seed in range(60):
+        layout = make_layout(config, random.Random(seed))
+        for fields in make_questions(layout, config, random.Random(seed)):
+            first, last = layout.needles[fields["metadata"]["scene"]]
+            fitting = [
+                {option for option in fields["options"] if shape in option.split()}
+                for shape in (first.shape, last.shape)
+            ]
+            assert [len(options) for options in fitting] == [2, 2]
+            assert fitting[0] & fitting[1] == {fields["options"]["ABCD".index(fields["answer"])]}
+            assert fields["segments"] == [(n.start, n.start + 2) for n in (first, last)]
+            assert last.start > first.start + 2
+            answers.append(fields["answer"])
+            firsts.append(first.shape)
+    # What is seen first says nothing about the other, and a letter is as likely as any.
+    assert all(0.2 < answers.count(letter) / len(answers) < 0.3 for letter in "ABCD")
+    assert all(0.2 < firsts.count(shape) / len(firsts) < 0.3 for shape in SHAPES)
+    for shape in SHAPES:
+        with_it = [answer for answer, first in zip(answers, firsts, strict=True) if first == shape]
+        assert max(with_it.count(letter) for letter in "ABCD") / len(with_it) < 0.62
 
 
 def test_pool_frames_of_the_written_videos_show_the_layout(dataset):
@@ -249,6 +271,7 @@ def test_settings_are_recorded(dataset):
         ({"num_scenes": 9}, "expected 1 to 8"),
         ({"needle_frames": 16}, "has no room for its needles"),
         ({"num_distractors": 8}, "expected 0 to 7"),
+        ({"mixture": True, "unreadable_percent": 50}, "unreadable_percent=50; expected 0 to 0"),
         ({"size_px": 29}, "even number"),
         ({"questions_per_video": 3, "num_distractors": 1}, "at most num_distractors"),
         ({"overview_frames": 4, "num_scenes": 5, "num_distractors": 4}, "expected 1 to 4"),

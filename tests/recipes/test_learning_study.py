@@ -25,6 +25,7 @@ from recipes.learning_study.tables import (
     find_run,
     phase_seconds,
     read_runs,
+    table_of_difficulty,
     table_of_gate,
     table_of_phases,
     table_of_runs,
@@ -211,10 +212,10 @@ def test_every_variant_composes_and_trains_on_as_many_trajectories(variant):
     config = compose(study.overrides_of(variant, 3))
     assert config.data.train_batch_size * config.actor_rollout_ref.rollout.n == study.BATCH
     assert config.actor_rollout_ref.actor.ppo_mini_batch_size == config.data.train_batch_size
-    turns = {"single_turn": 1, "single_turn_lengths": 1, "gated": 5, "ungated": 5}
+    turns = {"single_turn": 1, "single_turn_mixture": 1, "gated": 5, "ungated": 5}
     assert config.videomtr.episode.max_turns == turns.get(variant, study.MAX_TURNS)
     assert (config.data.seed, config.actor_rollout_ref.rollout.seed) == (3, 3)
-    without = variant.startswith("no_bootstrapping") or variant in ("single_turn", "single_turn_lengths", "grpo")
+    without = variant.startswith("no_bootstrapping") or variant in ("single_turn", "single_turn_mixture", "grpo")
     assert config.videomtr.bootstrap.enabled != without
 
 
@@ -373,14 +374,23 @@ def played(sample, video, group, correct, rewards):
 
 def test_episodes_are_kept_by_group_and_wrong_ones_apart():
     first = [played("b", "v1", "unreadable", False, [0.6, 0.1]), played("a", "v0", "readable", True, [0.6, 0.6, 1.1])]
-    results = results_of(first, "evidence")
+    results = results_of(first, ["evidence"])
     assert [entry["sample"] for entry in results] == ["a", "b"]
     assert results[1] == {
         "sample": "b", "video": "v1", "group": "unreadable", "correct": 0, "turns": 2, "reward": 0.7
     }  # fmt: skip
-    means = means_by_group([results, results_of(first[1:], "evidence")])
+    means = means_by_group([results, results_of(first[1:], ["evidence"])])
     assert means["readable"] == {"turns": [3.0, 3.0], "reward": [2.3, 2.3], "correct": [1.0, 1.0]}
     assert means["unreadable"]["reward"] == means["wrong answers"]["reward"] == [0.7, None]
+
+
+def test_episodes_of_a_mixture_are_kept_with_both_groups():
+    episode = played("a", "v0", "readable", True, [1.1])
+    episode["groups"] |= {"length": "short", "detail": "multi"}
+    (entry,) = results_of([episode], study.MIXTURE.group_by)
+    assert entry["group"] == "short multi"
+    with pytest.raises(KeyError, match="length"):
+        results_of([played("a", "v0", "readable", True, [1.1])], study.MIXTURE.group_by)
 
 
 def test_table_of_the_gate_sets_pairs_of_runs_beside_the_prediction(tmp_path):
@@ -405,6 +415,59 @@ def test_table_of_the_gate_sets_pairs_of_runs_beside_the_prediction(tmp_path):
     assert ungated == "| 1 | ungated | 1.40 | 3.50 | 1.40 | 0.50 |"
     assert change.startswith("| 1 | without - with | 0.40 | 0.50 | 0.40 | -0.25 (")
     assert "at least .25" in predicted
+
+
+def write_mixture(folder, variant, seed, rights, samples="abcdefghijkl"):
+    """A run whose held-out questions about twelve videos of six kinds are right as said."""
+    record = RunRecord(study.run_name(variant, seed), folder)
+    record.begin(plan_start([], steps=STEPS, checkpoint_step=0), {}, ATTEMPT)
+    record.append(0, {HELD_OUT_ACCURACY: 0.5})
+    kinds = [f"{length} {detail}" for length in ("short", "medium", "long") for detail in ("single", "multi")]
+    record.add(
+        held_out=[
+            {"sample": samples[i], "video": f"v{i}", "group": kinds[i % 6], "correct": int(right)}
+            for i, right in enumerate(rights)
+        ]
+    )
+
+
+def test_table_of_difficulty_is_the_gain_on_the_same_questions(tmp_path):
+    # Of four answers of each kind, by turns and over two seeds, the full method has 0, 1, 1, 2, 2 and 4 more right.
+    write_mixture(tmp_path, "single_turn_mixture", 0, [1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0])
+    write_mixture(tmp_path, "full_mixture", 0, [1, 0, 1, 1, 1, 1, 0, 0, 0, 0, 0, 1])
+    write_mixture(tmp_path, "single_turn_mixture", 1, [0] * 12)
+    write_mixture(tmp_path, "full_mixture", 1, [0, 1, 0, 0, 1, 1, 0, 0, 0, 1, 0, 1])
+    write_mixture(tmp_path, "full_mixture", 2, [1] * 12)
+    lines = list(table_of_difficulty(read_runs(tmp_path)))
+    assert lines[0] == "2 seeds, 12 held-out videos"
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines[4:]]
+    assert rows[0][:3] == ["all", "4.2", "45.8"]
+    assert {row[0]: row[3].split(" ")[0] for row in rows} == {
+        "all": "+41.7",
+        "single": "+25.0",
+        "multi": "+58.3",
+        "short": "+12.5",
+        "medium": "+37.5",
+        "long": "+75.0",
+        "short single": "+0.0",
+        "short multi": "+25.0",
+        "medium single": "+25.0",
+        "medium multi": "+50.0",
+        "long single": "+50.0",
+        "long multi": "+100.0",
+        "multi less single": "+33.3",
+        "long less short": "+62.5",
+    }
+    assert [rows[i][4] for i in (0, 1, 2, -2, -1)] == ["+3.8", "+7.5", "+8.1", "+0.6", "+1.7"]
+
+
+def test_table_of_difficulty_needs_pairs_that_were_held_to_the_same_questions(tmp_path):
+    write_mixture(tmp_path, "full_mixture", 0, [1] * 12)
+    with pytest.raises(ValueError, match="no seed has both runs to their end"):
+        list(table_of_difficulty(read_runs(tmp_path)))
+    write_mixture(tmp_path, "single_turn_mixture", 0, [1] * 12, samples="abcdefghijkm")
+    with pytest.raises(ValueError, match="seed=0 were held to different questions"):
+        list(table_of_difficulty(read_runs(tmp_path)))
 
 
 def test_interval_of_a_run_whose_episodes_were_kept_is_over_videos(tmp_path):

@@ -2,7 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The tiny model: it loads like a checkpoint from the hub, its text survives, and teaching sees what rollouts see."""
 
+import collections
 import random
+import re
 
 import numpy as np
 import pytest
@@ -10,10 +12,10 @@ import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from data_prep.synthetic import NeedleConfig, write_video
+from data_prep.synthetic import SHAPE_PAIRS, NeedleConfig, kinds_of, write_video
 from recipes.learning_study import study
 from recipes.learning_study.blind_bound import compute_bounds
-from recipes.learning_study.examine import MARKS, SITUATIONS, examine, shortfalls
+from recipes.learning_study.examine import MARKS, SITUATIONS, enter, examine, shortfalls
 from recipes.learning_study.fast_policy import FastPolicy, picture_features
 from recipes.learning_study.lessons import LETTERS, Habits, Teacher, make_case, new_episode
 from recipes.learning_study.pictures import make_picture_book
@@ -24,6 +26,7 @@ from verl_videomtr.episode import EpisodeConfig
 from verl_videomtr.video.pool import PoolConfig, open_pool
 
 CONFIG = NeedleConfig()
+MIXTURE = NeedleConfig(mixture=True, questions_per_video=2)
 
 
 @pytest.fixture(scope="module")
@@ -191,6 +194,30 @@ def test_lessons_label_what_is_seen_and_never_when_to_retrieve(processor, book):
     assert decisions > 60
 
 
+def test_lessons_of_a_mixture_name_every_sign_that_was_seen_and_leave_the_letters_that_it_leaves(processor, book):
+    scribe = Scribe(processor.tokenizer)
+    teacher = Teacher(MIXTURE, Habits(rate=0.2, aim=0.5), scribe, book, frame_budget=22)
+    seen_of = collections.Counter()
+    for seed in range(120):
+        rng = random.Random(seed)
+        lesson = teacher.lesson(rng, max_turns=3, num_detours=rng.randrange(3))
+        ids, text = lesson.transcript.ids, processor.tokenizer.decode(lesson.transcript.ids)
+        colour, options = re.search(r"in the (\w+) part", text)[1], re.findall(r"[ABCD]\. ([a-z ]+)", text)[:4]
+        answer = text.rindex("<answer>")
+        start = text.rindex("<think>")
+        end = len(ids) - 1 - ids[::-1].index(scribe.encode("<think>")[0])
+        shown = {book.keys[picture] for picture in lesson.transcript.pictures[:end] if picture != NO_PICTURE}
+        seen = {shape for part, shape in shown if part == colour and shape}
+        named = text[start:answer].removeprefix("<think> ").removesuffix("</think>").split()[1:]
+        assert named == [next((shape for shape in pair if shape in seen), "nothing") for pair in SHAPE_PAIRS]
+        fitting = {letter for letter, option in zip(LETTERS, options, strict=True) if seen <= set(option.split())}
+        position = len(ids) - 1 - ids[::-1].index(scribe.encode("<answer>")[0]) + 1
+        labelled = {scribe.tokenizer.decode([token]) for at, token, _, _ in lesson.labels if at == position}
+        assert labelled == fitting
+        seen_of[len(options[0].split()), len(seen)] += 1
+    assert all(seen_of[case] > 5 for case in ((1, 0), (1, 1), (2, 0), (2, 1), (2, 2)))
+
+
 def test_teaching_is_decided_by_its_seed_and_keeps_what_it_made(tmp_path, capsys):
     arguments = ["--base", "demo", "--eye-steps", "1", "--steps", "2", "--batch-size", "2", "--threads", "1"]
     arguments += ["--exam-cases", "0"]
@@ -208,9 +235,30 @@ def test_teaching_is_decided_by_its_seed_and_keeps_what_it_made(tmp_path, capsys
 
 
 def test_examination_covers_every_situation(model, processor):
-    table = examine(model, processor, CONFIG, num_cases=2)
-    assert set(table) == {situation.name for situation in SITUATIONS}
-    assert all(0 <= share <= 1 for shares in table.values() for share in shares.values())
+    single = {situation.name for situation in SITUATIONS if situation.num_needles == 1}
+    for config, names in ((CONFIG, single), (MIXTURE, {situation.name for situation in SITUATIONS})):
+        table = examine(model, processor, config, num_cases=2)
+        assert set(table) == names
+        assert all(0 <= share <= 1 for shares in table.values() for share in shares.values())
+
+
+@pytest.mark.parametrize(
+    ("name", "least", "most"),
+    [
+        ("one of two signs, last turn", 1, 1),
+        ("two signs one by one, last turn", 2, 2),
+        ("two signs at once then wrong, last turn", 2, 2),
+    ],
+)
+def test_situations_of_two_needles_show_what_they_are_named_for(processor, book, name, least, most):
+    (situation,) = (situation for situation in SITUATIONS if situation.name == name)
+    rng, seen = random.Random(0), []
+    for _ in range(40):
+        case, episode, _ = enter(situation, MIXTURE, Scribe(processor.tokenizer), book, rng, 22)
+        episode.step("<answer>A</answer>")
+        seen.append(len(case.shapes([f for turn in episode.turns for f in case.evidence(turn.observation.frames)])))
+    # Signs that stand close together may be met by one look; that is rare.
+    assert sum(least <= number <= most for number in seen) > 32
 
 
 def test_examination_names_each_mark_that_is_missed():
@@ -221,6 +269,9 @@ def test_examination_names_each_mark_that_is_missed():
     table["overview"]["place ok"] = 0.9
     del table["right look"]["acc seen"]
     assert shortfalls(table) == ["overview: place ok 0.90 of 0.97", "right look: acc seen 0.00 of 0.95"]
+    # A situation that the task does not have is no shortfall; one that was held and shows nothing is.
+    del table["one of two signs, last turn"], table["two signs one by one, last turn"]["acc seen"]
+    assert shortfalls(table)[2:] == ["two signs one by one, last turn: acc seen 0.00 of 0.95"]
 
 
 def test_a_model_that_does_not_pass_is_taught_on_then_refused_and_not_saved(tmp_path, capsys):
@@ -272,6 +323,44 @@ def test_bounds_by_hand():
     assert (bounds.whole_scene, bounds.coarse_iou) == (0.25, 0.0)
 
 
+def test_bounds_of_two_needles_by_hand():
+    # A pool of 6 in one scene, overview {0, 5}, two needles of one frame with one between them: at 1 and 3, 1 and 4, or
+    # 2 and 4. One of two seen leaves two letters of four. Frames 1 and 4 show one, both and one: (1/2 + 1 + 1/2) / 3.
+    config = NeedleConfig(
+        pool_size=6,
+        overview_frames=2,
+        num_scenes=1,
+        needle_frames=1,
+        needles_per_scene=2,
+        num_distractors=0,
+        questions_per_video=1,
+    )
+    one = compute_bounds(config, EpisodeConfig(pool_size=6, frame_budget=4, max_turns=2, initial_frames=2))
+    assert (one.overview, one.blind_ranges) == (0.25, ((1, 4),))
+    assert (one.blind, one.one_aimed) == pytest.approx((2 / 3, 2 / 3))
+    # All four frames at once are 0, 2, 3 and 5: one, none and one.
+    assert one.uniform == pytest.approx((1 / 2 + 1 / 4 + 1 / 2) / 3)
+    # The whole scene's ends are the overview's.
+    assert one.whole_scene == 0.25
+    # Two looks of one frame each do what one of two frames does.
+    two = compute_bounds(config, EpisodeConfig(pool_size=6, frame_budget=4, max_turns=3, initial_frames=2))
+    assert (two.blind, two.all_aimed, two.one_aimed) == pytest.approx((2 / 3, 2 / 3, 5 / 12))
+
+
+def test_one_look_in_the_right_place_is_above_the_single_look_in_every_group_of_the_mixture():
+    # One look of the mixture's 7 frames: its second look, which would take minutes to compute, can only add.
+    episode = EpisodeConfig(
+        pool_size=128, frame_budget=study.FRAME_BUDGET, max_turns=2, initial_frames=8, retrieval_frames=7
+    )
+    bounds = [compute_bounds(kind, episode) for kind in kinds_of(MIXTURE)]
+    # As docs/appendix/learning.md has them: short, medium, long; one detail, then two.
+    assert [b.uniform for b in bounds] == pytest.approx([0.683, 0.547, 0.433, 0.606, 0.466, 0.378], abs=6e-4)
+    assert [b.whole_scene for b in bounds] == pytest.approx([0.825, 0.914, 0.852, 0.783, 0.895, 0.813], abs=6e-4)
+    gains = [b.whole_scene - b.uniform for b in bounds]
+    assert min(gains) > 0.14
+    assert all(two > one for one, two in zip(gains[:3], gains[3:], strict=True))
+
+
 def test_a_habit_that_is_no_probability_is_refused():
     with pytest.raises(ValueError, match="expected a probability"):
         Habits(rate=1.5)
@@ -283,6 +372,7 @@ def test_a_habit_that_is_no_probability_is_refused():
     ("base", "config"),
     [
         ("study", CONFIG),
+        ("mixture", MIXTURE),
         ("demo", NeedleConfig(pool_size=64, needle_frames=1, random_order=False)),
     ],
 )
