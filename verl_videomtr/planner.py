@@ -61,6 +61,13 @@ GPUS = {
 }
 
 
+FUSED_TOKENS = 512
+"""Tokens of a piece of verl's fused head (FusedLinearForPPO)."""
+LOGIT_COPIES, ENTROPY_COPIES, FUSED_COPIES = 5, 13, 14
+"""Tensors (tokens, vocabulary) in bf16 that verl's code behind the head holds at once: without an entropy bonus, with
+one, and of a piece of the fused head; counted in tests/verl_plugin/test_logit_memory.py."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Trained:
     """How one model is trained under FSDP."""
@@ -78,8 +85,11 @@ class Trained:
     """Most tokens of a micro-batch on one GPU."""
     has_logits: bool = True
     """A policy has a number per word of the vocabulary for each token, a critic one."""
-    num_logit_copies: int = 3
-    """Estimate: tensors of that size at once."""
+    num_logit_copies: int = LOGIT_COPIES
+    fused_head: bool = False
+    """The head and what follows are computed in pieces of FUSED_TOKENS tokens."""
+    padded: bool = False
+    """Rows of a micro-batch are as long as its longest."""
     gradient_checkpointing: bool = True
     activation_offload: bool = False
     """The layers' checkpointed inputs wait on the host."""
@@ -298,8 +308,9 @@ def _update_parts(run: PlannedRun, trained: Trained, idle: Trained | None) -> di
         "optimizer": trained.optimizer_bytes * shard,
     }
     passes = {"gathered weights": _gathered_bytes(run.shape), "activations": _activation_bytes(run, trained)}
-    if trained.has_logits:  # (tokens, vocabulary) in bf16, for the whole micro-batch at once
+    if trained.has_logits:  # (tokens, vocabulary) in bf16, for the whole micro-batch at once unless fused
         tokens = _micro_batch_tokens(run, trained)
+        tokens = min(tokens, FUSED_TOKENS) if trained.fused_head else tokens
         passes["logits"] = tokens * run.shape.vocab * 2.0 * trained.num_logit_copies
     # torch's AdamW steps over all tensors at once: the roots of its second moments are one more copy of the weights.
     step = {"the optimizer's step": trained.gradient_bytes * shard}
@@ -326,9 +337,14 @@ def _gathered_bytes(shape: ModelShape) -> float:
 
 
 def _micro_batch_tokens(run: PlannedRun, trained: Trained) -> float:
-    """Tokens of the fullest micro-batch on one GPU."""
+    """Tokens of the fullest micro-batch on one GPU, padding counted."""
     per_rank = run.episodes / run.data_parallel * sum(row.tokens for row in run.rows) / run.sequence_parallel
-    return min(trained.tokens_per_gpu, per_rank)
+    if not trained.padded:
+        return min(trained.tokens_per_gpu, per_rank)
+    # verl fills a micro-batch by real tokens: at worst one row is the longest, and the others answered at once.
+    longest = max(row.tokens for row in run.rows)
+    shortest = run.rows[0].prompt_tokens + run.max_response_tokens
+    return min(longest * (1 + max(0, trained.tokens_per_gpu - longest) // shortest), per_rank)
 
 
 def _activation_bytes(run: PlannedRun, trained: Trained) -> float:

@@ -17,7 +17,7 @@ from transformers import Qwen2VLImageProcessor
 from verl_videomtr.budget import RowSize
 from verl_videomtr.cli import main
 from verl_videomtr.model_shapes import KNOWN_CONFIGS, ModelShape, find_shape
-from verl_videomtr.planner import GIB, GPUS, PlannedRun, Trained, make_plan
+from verl_videomtr.planner import ENTROPY_COPIES, FUSED_COPIES, GIB, GPUS, LOGIT_COPIES, PlannedRun, Trained, make_plan
 from verl_videomtr.verl_plugin.compose import compose
 from verl_videomtr.verl_plugin.plan_command import NODES, read_run
 
@@ -39,7 +39,12 @@ def make_run(**changes):
         checkpoints_kept=2,
         nodes=1,
         gpus_per_node=8,
-        actor=Trained(num_params=SHAPE.num_params, num_trained=SHAPE.num_params),
+        actor=Trained(
+            num_params=SHAPE.num_params,
+            num_trained=SHAPE.num_params,
+            num_logit_copies=FUSED_COPIES,
+            fused_head=True,
+        ),
         critic=Trained(
             num_params=SHAPE.num_value_params,
             num_trained=SHAPE.num_value_params,
@@ -104,7 +109,7 @@ def test_numbers_of_the_papers_run():
     states = sum(plan.actor_update[part] for part in ("weights", "gradients", "optimizer"))
     assert states == pytest.approx(SHAPE.num_params * 16 / 8)
     assert plan.actor_update["the other model, idle"] == pytest.approx(SHAPE.num_value_params * 12 / 8)
-    assert plan.actor_update["logits"] == 16384 * 152064 * 2 * 3
+    assert plan.actor_update["logits"] == 512 * 152064 * 2 * FUSED_COPIES
     assert plan.host["reference"] == SHAPE.num_params * 4
     room = (0.5 * 79.2 - 3) * GIB - 2 * SHAPE.num_params
     assert plan.kv_tokens == int(room / 57_344)
@@ -145,7 +150,7 @@ def test_a_batch_is_raised_to_what_the_ranks_can_share():
 
 def test_sequence_parallelism_divides_tokens_but_not_images():
     long = RowSize(prompt_tokens=38488, response_tokens=40024, num_frames=512)
-    actor = dataclasses.replace(make_run().actor, tokens_per_gpu=19628)
+    actor = dataclasses.replace(make_run().actor, tokens_per_gpu=19628, fused_head=False)
     alone = make_plan(make_run(rows=(long,), actor=dataclasses.replace(actor, tokens_per_gpu=78512)))
     four = make_plan(make_run(rows=(long,), actor=actor, sequence_parallel=4))
     assert alone.actor_update["logits"] == pytest.approx(4 * four.actor_update["logits"])
@@ -153,6 +158,26 @@ def test_sequence_parallelism_divides_tokens_but_not_images():
     vision = 512 * 512 * 1280 * 2 * 32
     assert four.actor_update["activations"] > vision
     assert four.host["trajectories in the workers"] == pytest.approx(4 * four.host["trajectories stored"])
+
+
+def test_a_head_that_is_not_fused_holds_the_logits_of_a_whole_micro_batch(paper_config):
+    whole = OmegaConf.merge(paper_config, {"actor_rollout_ref": {"model": {"use_fused_kernels": False}}})
+    for entropy, copies in ((0.001, ENTROPY_COPIES), (0.0, LOGIT_COPIES)):
+        whole.actor_rollout_ref.actor.entropy_coeff = entropy
+        plan = make_plan(read_run(whole, shape=SHAPE, gpu=GPUS["a100"]))
+        assert plan.actor_update["logits"] == 16384 * 152064 * 2 * copies
+
+
+def test_padding_counts_in_the_fullest_micro_batch(paper_config):
+    padded = {"model": {"use_remove_padding": False, "use_fused_kernels": False}}
+    config = OmegaConf.merge(paper_config, {"actor_rollout_ref": padded})
+    plan = make_plan(read_run(config, shape=SHAPE, gpu=GPUS["a100"]))
+    # 7,472 tokens, and two rows of 2,968 + 512 that are padded to as many, in micro-batches of 16,384 real ones.
+    assert plan.actor_update["logits"] == 3 * 7472 * 152064 * 2 * ENTROPY_COPIES
+    few = OmegaConf.merge(config, {"data": {"train_batch_size": 16}})
+    assert make_plan(read_run(few, shape=SHAPE, gpu=GPUS["a100"])).actor_update["logits"] == (
+        2 * 7472 * 152064 * 2 * ENTROPY_COPIES
+    )
 
 
 def test_offloading_moves_states_from_gpus_to_hosts():

@@ -4,7 +4,8 @@
 
 python tests/support/engine_batches.py FOLDER KIND RANKS RANK OUT
 
-FOLDER is a checkpoint of a tiny Qwen2.5-VL, KIND language_model or value_model. With RANKS processes the engine cuts
+FOLDER is a checkpoint of a tiny Qwen2.5-VL. KIND is language_model, value_model, or fused: a language model whose head is
+computed in pieces, which under FSDP 2 must share its weights with the embedding. With RANKS processes the engine cuts
 packed sequences among them (Ulysses). Packed sequences need flash-attn's kernel, which no CPU has: attention over the
 sequences that verl tells apart is computed with torch in its place, and everything around it is verl's.
 """
@@ -55,12 +56,18 @@ def all_to_all(outputs, inputs, group=None, async_op=False):
 
 
 def build(folder: str, kind: str, num_ranks: int):
-    packed = {"use_remove_padding": True}
+    packed = {"use_remove_padding": True, "use_fused_kernels": kind == "fused"}
+    model_type = "language_model" if kind == "fused" else kind
     model = HFModelConfig(
-        path=folder, load_tokenizer=False, model_type=kind, override_config={"attn_implementation": "sdpa"}, **packed
+        path=folder,
+        load_tokenizer=False,
+        model_type=model_type,
+        override_config={"attn_implementation": "sdpa"},
+        fused_kernel_options={"impl_backend": "torch"},
+        **packed,
     )
     engine = EngineRegistry.new(
-        model_type=kind,
+        model_type=model_type,
         backend="fsdp2",
         model_config=model,
         engine_config=FSDPEngineConfig(
@@ -77,7 +84,7 @@ def build(folder: str, kind: str, num_ranks: int):
     return engine
 
 
-def batch(rows: Rows, way: str) -> TensorDict:
+def batch(rows: Rows, way: str, *, fused: bool) -> TensorDict:
     """Rows as a training worker gets them: of unequal lengths, several micro-batches by their number of tokens."""
     made = []
     for number, widths in enumerate(WIDTHS):
@@ -99,7 +106,9 @@ def batch(rows: Rows, way: str) -> TensorDict:
         use_remove_padding=True,
         use_dynamic_bsz=True,
         max_token_len_per_gpu=2 * longest,
-        temperature=1.0,
+        temperature=0.7,
+        calculate_entropy=True,
+        use_fused_kernels=fused,
         global_batch_size=len(made),
     )
     return data
@@ -107,14 +116,15 @@ def batch(rows: Rows, way: str) -> TensorDict:
 
 def loss(model_output, data, dp_group=None):
     values = model_output.get("values", model_output.get("log_probs"))
-    return (values.values() - 1.0).square().sum(), {}
+    entropy = model_output["entropy"].values().sum() if "entropy" in model_output else 0.0
+    return (values.values() - 1.0).square().sum() - entropy, {}
 
 
 def results(engine, data: TensorDict) -> dict[str, torch.Tensor]:
     """What the engine says of the rows, and their gradient."""
     with engine.eval_mode():
         said = engine.infer_batch(data.copy())["model_output"]
-    found = {name: said[name].values() for name in ("log_probs", "values") if name in said}
+    found = {name: said[name].values() for name in ("log_probs", "entropy", "values") if name in said}
     with engine.train_mode():
         engine.optimizer_zero_grad()
         engine.forward_backward_batch(data.copy(), loss)
@@ -134,7 +144,7 @@ def main(folder: str, kind: str, num_ranks: str, rank: str, out: str) -> None:
     qwen2_vl._flash_use_top_left_mask = qwen2_vl._flash_supports_deterministic = False
     qwen2_vl._flash_supports_window_size = False
     rows = Rows("qwen2_5_vl")
-    batches = {way: batch(rows, way) for way in ("old", "new")}  # as in a process in which verl changes no model
+    batches = {way: batch(rows, way, fused=kind == "fused") for way in ("old", "new")}  # as in a process in which verl changes no model
     engine = build(folder, kind, int(num_ranks))
     torch.save({way: results(engine, data) for way, data in batches.items()}, f"{out}.{rank}")
     torch.distributed.destroy_process_group()

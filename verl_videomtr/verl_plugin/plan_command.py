@@ -21,7 +21,18 @@ from omegaconf import DictConfig, OmegaConf
 
 from verl_videomtr.budget import largest_frame_tokens, most_frames, worst_rows
 from verl_videomtr.model_shapes import ModelShape, find_shape
-from verl_videomtr.planner import GIB, GPUS, Gpu, Plan, PlannedRun, Trained, make_plan
+from verl_videomtr.planner import (
+    ENTROPY_COPIES,
+    FUSED_COPIES,
+    GIB,
+    GPUS,
+    LOGIT_COPIES,
+    Gpu,
+    Plan,
+    PlannedRun,
+    Trained,
+    make_plan,
+)
 from verl_videomtr.settings import load_settings
 from verl_videomtr.verl_plugin.compose import ComposeError, compose
 
@@ -120,7 +131,8 @@ def _validation_rows(config: DictConfig) -> int:
 
 
 def _actor(policy: DictConfig, *, shape: ModelShape, rank: int) -> Trained:
-    adapters = shape.num_lora_params(rank)
+    adapters, fused = shape.num_lora_params(rank), bool(policy.model.use_fused_kernels)
+    has_entropy = policy.actor.entropy_coeff or policy.actor.calculate_entropy
     return Trained(
         num_params=shape.num_params + adapters,
         num_trained=adapters or shape.num_params,
@@ -128,7 +140,8 @@ def _actor(policy: DictConfig, *, shape: ModelShape, rank: int) -> Trained:
         param_offload=bool(policy.actor.fsdp_config.param_offload),
         optimizer_offload=bool(policy.actor.fsdp_config.optimizer_offload),
         tokens_per_gpu=int(policy.actor.ppo_max_token_len_per_gpu),
-        num_logit_copies=3 if policy.actor.entropy_coeff else 2,
+        num_logit_copies=FUSED_COPIES if fused else ENTROPY_COPIES if has_entropy else LOGIT_COPIES,
+        fused_head=fused,
         **_activations(policy.model),
     )
 
@@ -152,6 +165,7 @@ def _activations(model: DictConfig) -> dict[str, bool]:
     return {
         "gradient_checkpointing": bool(model.enable_gradient_checkpointing),
         "activation_offload": bool(model.enable_activation_offload),
+        "padded": not model.use_remove_padding,
     }
 
 

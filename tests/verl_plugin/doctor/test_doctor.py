@@ -256,6 +256,16 @@ def test_states_that_no_gpu_holds(measured):
     assert not bad(machine._memory(offloaded, states - 1))
 
 
+def test_logits_that_no_gpu_holds(measured):
+    fault = ["actor_rollout_ref.model.path=Qwen/Qwen2.5-VL-7B-Instruct", "trainer.n_gpus_per_node=8",
+             "data.train_batch_size=512", "actor_rollout_ref.actor.ppo_max_token_len_per_gpu=16384",
+             "actor_rollout_ref.actor.entropy_coeff=0.001"]  # fmt: skip
+    (found,) = bad(machine._memory(measured(*fault), 80))
+    logits = 13 * 2 * 16384 * 152064 / 2**30
+    assert (found.check, f"+ {logits:.0f} GiB of each GPU's 80" in found.what) == ("machine.memory", True)
+    assert not bad(machine._memory(measured(*fault, *found.overrides), 80))
+
+
 # The report.
 
 

@@ -200,6 +200,17 @@ def _memory(case: Case, gib: float) -> Iterator[Finding]:
             ],
             advice="or more GPUs",
         )
+        return
+    logits = plan.actor_update.get("logits", 0.0) / GIB
+    if states + logits > gib:
+        yield warning(
+            "machine.memory",
+            f"the actor's states and the logits of a micro-batch take about {states:.0f} + {logits:.0f} GiB of each "
+            f"GPU's {gib:.0f}",
+            why="the first update runs out of memory (without activations; `videomtr plan` counts them)",
+            overrides=["actor_rollout_ref.model.use_fused_kernels=true"],
+            advice="or fewer tokens: actor_rollout_ref.actor.ppo_max_token_len_per_gpu, at least the longest row's",
+        )
 
 
 def _bucket(case: Case) -> Iterator[Finding]:

@@ -48,6 +48,7 @@ def check_model(case: Case) -> Iterator[Finding]:
     case.model = model
     yield ok("model.processor", f"{type(model.processor).__name__} of {path}")
     yield from _heads(case)
+    yield from _fused_head(case)
     yield from _positions(case)
     if case.has_critic:
         yield from _critic(case)
@@ -189,6 +190,26 @@ _PADDING = "actor_rollout_ref.model.use_remove_padding"
 
 def _dividing(number: int, most: int) -> int:
     return next(size for size in range(most, 0, -1) if number % size == 0)
+
+
+def _fused_head(case: Case) -> Iterator[Finding]:
+    """verl's fused forward reads the head's weight, and never enters the FSDP 2 unit that it lies in."""
+    config = case.model.hf_config
+    tied = getattr(config, "tie_word_embeddings", False) or getattr(_text_config(config), "tie_word_embeddings", False)
+    is_fsdp2 = case.get("actor_rollout_ref.actor.strategy") == "fsdp2"
+    if not case.get(_FUSED) or not is_fsdp2 or tied:
+        return
+    yield error(
+        "model.head",
+        f"{_FUSED}=true under FSDP 2, and the model's head has weights of its own",
+        why="such a head is an FSDP unit that verl's fused forward does not gather: Qwen2.5-VL's stops at the first step "
+        "(mixed torch.Tensor and DTensor); Qwen3-VL's trains each rank's part of the head on that rank's rows alone",
+        overrides=[f"{_FUSED}=false"],
+        advice="or the strategy fsdp for actor and reference",
+    )
+
+
+_FUSED = "actor_rollout_ref.model.use_fused_kernels"
 
 
 def _positions(case: Case) -> Iterator[Finding]:
