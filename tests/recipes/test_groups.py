@@ -96,7 +96,8 @@ def test_released_code_is_itself_on_every_recipe(overrides):
 @pytest.mark.parametrize("preset", ["paper", "released_code"])
 def test_a_models_group_changes_no_preset(model, preset):
     allowed = ("actor_rollout_ref.model.", "critic.model.", "data.image_patch_size", "videomtr.video.pool.patch_px")
-    allowed += ("videomtr.video.pool.merge",)
+    # verl's actor and engine copy the model's key.
+    allowed += ("videomtr.video.pool.merge", "actor_rollout_ref.actor.use_fused_kernels")
     rollout = ("tensor_model_parallel_size", "max_model_len", "prometheus.served_model_name")
     allowed += tuple(f"actor_rollout_ref.rollout.{key}" for key in rollout)
     changed = changes((f"+videomtr={preset}",), f"+videomtr={preset}", f"+videomtr/model={model}")

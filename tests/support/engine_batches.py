@@ -4,10 +4,10 @@
 
 python tests/support/engine_batches.py FOLDER KIND RANKS RANK OUT
 
-FOLDER is a checkpoint of a tiny Qwen2.5-VL. KIND is language_model, value_model, or fused: a language model whose head is
-computed in pieces, which under FSDP 2 must share its weights with the embedding. With RANKS processes the engine cuts
-packed sequences among them (Ulysses). Packed sequences need flash-attn's kernel, which no CPU has: attention over the
-sequences that verl tells apart is computed with torch in its place, and everything around it is verl's.
+FOLDER is a checkpoint of a tiny Qwen2.5-VL. KIND is language_model, value_model, or fused: a language model whose head
+is computed in pieces, which under FSDP 2 must share its weights with the embedding. With RANKS processes the engine
+cuts packed sequences among them (Ulysses). Packed sequences need flash-attn's kernel, which no CPU has: attention over
+the sequences that verl tells apart is computed with torch in its place, and everything around it is verl's.
 """
 
 from __future__ import annotations
@@ -144,7 +144,8 @@ def main(folder: str, kind: str, num_ranks: str, rank: str, out: str) -> None:
     qwen2_vl._flash_use_top_left_mask = qwen2_vl._flash_supports_deterministic = False
     qwen2_vl._flash_supports_window_size = False
     rows = Rows("qwen2_5_vl")
-    batches = {way: batch(rows, way, fused=kind == "fused") for way in ("old", "new")}  # as in a process in which verl changes no model
+    # As in a process in which verl changes no model.
+    batches = {way: batch(rows, way, fused=kind == "fused") for way in ("old", "new")}
     engine = build(folder, kind, int(num_ranks))
     torch.save({way: results(engine, data) for way, data in batches.items()}, f"{out}.{rank}")
     torch.distributed.destroy_process_group()

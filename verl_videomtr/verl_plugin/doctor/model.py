@@ -202,8 +202,8 @@ def _fused_head(case: Case) -> Iterator[Finding]:
     yield error(
         "model.head",
         f"{_FUSED}=true under FSDP 2, and the model's head has weights of its own",
-        why="such a head is an FSDP unit that verl's fused forward does not gather: Qwen2.5-VL's stops at the first step "
-        "(mixed torch.Tensor and DTensor); Qwen3-VL's trains each rank's part of the head on that rank's rows alone",
+        why="such a head is an FSDP unit that verl's fused forward does not gather: Qwen2.5-VL's stops in the "
+        "first step (mixed torch.Tensor and DTensor), Qwen3-VL's trains each rank's part of the head on its rows alone",
         overrides=[f"{_FUSED}=false"],
         advice="or the strategy fsdp for actor and reference",
     )
