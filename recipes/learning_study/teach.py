@@ -7,9 +7,10 @@
 A model that does not pass (`examine.MARKS`, sampled at temperature 1 as in the rollouts) gets further rounds of
 lessons; one that has not passed after the last is not saved, and the command ends with exit code 1.
 
-Three base models come of it, alike but for their habits (`lessons.Habits`) and what their episodes are like:
+Four base models come of it, alike but for their habits (`lessons.Habits`) and what their episodes are like:
 
 - `study` answers at once: it retrieves in about 2% of the turns, whatever it has seen;
+- `mixture` is like it, and reads one sign and two;
 - `demo` retrieves in a quarter of the turns, half of them where the question points: few steps of training show;
 - `gate` retrieves in a tenth of the turns, of which it has five.
 

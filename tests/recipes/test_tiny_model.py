@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from data_prep.synthetic import SHAPE_PAIRS, NeedleConfig, kinds_of, write_video
+from data_prep.synthetic import SHAPE_PAIRS, NeedleConfig, kinds_of, scene_bounds, write_video
 from recipes.learning_study import study
 from recipes.learning_study.blind_bound import compute_bounds
 from recipes.learning_study.examine import MARKS, SITUATIONS, enter, examine, shortfalls
@@ -216,6 +216,22 @@ def test_lessons_of_a_mixture_name_every_sign_that_was_seen_and_leave_the_letter
         assert labelled == fitting
         seen_of[len(options[0].split()), len(seen)] += 1
     assert all(seen_of[case] > 5 for case in ((1, 0), (1, 1), (2, 0), (2, 1), (2, 2)))
+
+
+def test_after_one_sign_of_two_a_look_goes_over_the_scene_and_after_both_to_the_last(processor, book):
+    teacher = Teacher(MIXTURE, Habits(rate=0.2, aim=1.0), Scribe(processor.tokenizer), book)
+    for seed in range(40):
+        rng = random.Random(seed)
+        case = make_case(MIXTURE, rng, num_needles=2)
+        first, end = scene_bounds(case.config, case.scene)
+        one, other = (needle.start for needle in case.layout.needles[case.scene])
+        third = (end - first) // 3
+        for sightings in ([], [one], [other]):
+            low, high = teacher.habit_range(rng, case, sightings)
+            assert low in range(first, first + third)
+            assert high in range(end - third, end)
+        low, high = teacher.habit_range(rng, case, [other, one])
+        assert other - 2 <= low <= other <= high <= other + 2
 
 
 def test_teaching_is_decided_by_its_seed_and_keeps_what_it_made(tmp_path, capsys):
