@@ -325,9 +325,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             run = find_run(runs, arguments.variant, arguments.seed)
             lines = table_of_phases(run) if arguments.table == "phases" else trajectories(run)
+        text = "\n".join(lines)
     except ValueError as error:
         parser.exit(2, f"{error}\n")
-    print("\n".join(lines))
+    print(text)
     return 0
 
 

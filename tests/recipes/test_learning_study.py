@@ -32,6 +32,7 @@ from recipes.learning_study.tables import (
     trajectories,
     wilson,
 )
+from recipes.learning_study.tables import main as tables_main
 from verl_videomtr.settings import load_settings
 from verl_videomtr.verl_plugin.compose import compose
 from verl_videomtr.verl_plugin.pools_command import read_job
@@ -461,10 +462,12 @@ def test_table_of_difficulty_is_the_gain_on_the_same_questions(tmp_path):
     assert [rows[i][4] for i in (0, 1, 2, -2, -1)] == ["+3.8", "+7.5", "+8.1", "+0.6", "+1.7"]
 
 
-def test_table_of_difficulty_needs_pairs_that_were_held_to_the_same_questions(tmp_path):
+def test_table_of_difficulty_needs_pairs_that_were_held_to_the_same_questions(tmp_path, capsys):
     write_mixture(tmp_path, "full_mixture", 0, [1] * 12)
-    with pytest.raises(ValueError, match="no seed has both runs to their end"):
-        list(table_of_difficulty(read_runs(tmp_path)))
+    with pytest.raises(SystemExit, match="2"):
+        tables_main(["difficulty", "--results", str(tmp_path)])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("no seed has both runs to their end, single_turn_mixture and full_mixture; expected")
     write_mixture(tmp_path, "single_turn_mixture", 0, [1] * 12, samples="abcdefghijkm")
     with pytest.raises(ValueError, match="seed=0 were held to different questions"):
         list(table_of_difficulty(read_runs(tmp_path)))
