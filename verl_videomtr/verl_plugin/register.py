@@ -54,6 +54,7 @@ register_post_import_hook(_import_edge("estimators"), "verl.trainer.ppo.core_alg
 register_post_import_hook(_import_edge("trainers"), "verl.trainer.ppo.v1")
 register_post_import_hook(_import_edge("verl_defects"), "verl.workers.engine_workers")
 register_post_import_hook(_import_edge("tensor_defects"), "transfer_queue")
+register_post_import_hook(_import_edge("weight_sockets"), "verl.workers.rollout.vllm_rollout")
 
 if os.environ.get("VERL_PLATFORM", "").strip().lower() == "cpu":
     # verl resolves its platform at the first use of a device, which is while it is being imported.
