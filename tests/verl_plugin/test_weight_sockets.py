@@ -34,24 +34,21 @@ def init_of(cls):
 for cls, made in ((vllm_rollout.ServerAdapter, sender), (vllm_async_server.vLLMHttpServer, server)):
     (cell,) = [cell for cell in init_of(cls) if getattr(cell.cell_contents, "__name__", "") == "__init__"]
     cell.cell_contents = made
-ray.init(num_cpus=1, include_dashboard=False, logging_level="ERROR")
-adapter = vllm_rollout.ServerAdapter()
-vllm_async_server.vLLMHttpServer()
-worker = SimpleNamespace(model_runner=None, local_rank=0)
-print("PATHS", adapter.zmq_handle, vLLMColocateWorkerExtension._get_zmq_handle(worker))
+for _ in range(2):
+    ray.init(num_cpus=1, include_dashboard=False, logging_level="ERROR")
+    adapter = vllm_rollout.ServerAdapter()
+    vllm_async_server.vLLMHttpServer()
+    worker = SimpleNamespace(model_runner=None, local_rank=0)
+    print("PATHS", adapter.zmq_handle, vLLMColocateWorkerExtension._get_zmq_handle(worker))
+    ray.shutdown()
 """
-
-
-def paths(environment):
-    result = subprocess.run([sys.executable, "-c", RUN], capture_output=True, text=True, timeout=300, env=environment)
-    assert result.returncode == 0, result.stderr[-3000:]
-    (line,) = [line for line in result.stdout.splitlines() if line.startswith("PATHS")]
-    return line.split()[1:]
 
 
 def test_each_cluster_has_a_path_that_both_ends_know():
     environment = {**os.environ, "VERL_PLATFORM": "cpu", "RAY_USAGE_STATS_ENABLED": "0"}
-    first, second = paths(environment), paths(environment)
+    result = subprocess.run([sys.executable, "-c", RUN], capture_output=True, text=True, timeout=300, env=environment)
+    assert result.returncode == 0, result.stderr[-3000:]
+    first, second = [line.split()[1:] for line in result.stdout.splitlines() if line.startswith("PATHS")]
     assert first[0] == first[1]
     assert second[0] == second[1]
     assert first[0] != second[0]
