@@ -30,6 +30,7 @@ STARTERS = (
     "verl_plugin/test_pools_command.py",
     "verl_plugin/test_registration.py",
     "verl_plugin/test_shared_frames.py",
+    "verl_plugin/test_weight_sockets.py",
 )
 
 
