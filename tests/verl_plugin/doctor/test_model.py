@@ -203,7 +203,7 @@ def test_sequence_parallelism_with_padding(measured):
 
 
 def test_a_fused_head_under_fsdp_2(measured):
-    # What stops there: test_engine_batches.py runs it under FSDP 1 for that reason.
+    # test_engine_batches.py runs what is left: a head that shares its weights with the embedding.
     fault = ["actor_rollout_ref.model.use_fused_kernels=true", f"{ACTOR}.strategy=fsdp2"]
     finding = only(model._fused_head(measured(*fault)), "model.head")
     assert not bad(model._fused_head(measured(*fault, *finding.overrides)))
