@@ -171,30 +171,18 @@ VARIANTS: dict[str, Variant] = {
     "single_turn_mixture": Variant(overrides=SINGLE_LOOK, setting=MIXTURE, says="one look at the whole budget there"),
 }
 
+SEEDS = range(3)
+MAIN = ("full", "no_bootstrapping_scarce", "full_scarce", "single_turn", "no_gate", "no_turn_reward")
+"""The variants of the main comparisons."""
+
 ORDER: tuple[tuple[str, int], ...] = (
-    ("full", 0),
-    ("single_turn", 0),
-    ("no_bootstrapping", 0),
-    ("no_gate", 0),
-    ("no_turn_reward", 0),
-    ("no_bootstrapping_rare", 0),
-    ("no_bootstrapping_unaimed", 0),
-    ("full_unaimed", 0),
-    ("full", 1),
-    ("single_turn", 1),
-    ("no_gate", 1),
-    ("no_bootstrapping", 1),
-    ("plain_gae", 0),
-    ("literal_credit", 0),
-    ("no_bootstrapping_seldom", 0),
-    ("full_seldom", 0),
-    ("grpo", 0),
-    *(("full_engine_log_probs", seed) for seed in range(2)),
-    ("no_turn_reward", 1),
-    *((variant, seed) for seed in range(3) for variant in ("gated", "ungated")),
-    *((variant, seed) for seed in range(3) for variant in ("full_mixture", "single_turn_mixture")),
-    *((variant, seed) for seed in range(3) for variant in ("full_scarce", "no_bootstrapping_scarce")),
-    *((variant, 2) for variant in ("full", "single_turn", "no_gate", "no_bootstrapping", "no_turn_reward")),
+    *((variant, seed) for seed in SEEDS for variant in MAIN),
+    *((variant, seed) for seed in SEEDS for variant in ("gated", "ungated")),
+    *((variant, seed) for seed in SEEDS for variant in ("full_mixture", "single_turn_mixture")),
+    *(("no_bootstrapping", seed) for seed in SEEDS),
+    *((variant, 0) for variant in ("full_engine_log_probs", "plain_gae", "literal_credit", "grpo")),
+    *((variant, 0) for variant in ("full_seldom", "no_bootstrapping_seldom")),
+    *((variant, 0) for variant in ("full_unaimed", "no_bootstrapping_unaimed", "no_bootstrapping_rare")),
 )
 """(variant, seed) of every run of the sweep, most telling first."""
 
