@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 
 from recipes.learning_study import study
 from recipes.learning_study.record import HELD_OUT_ACCURACY, RESULTS
-from recipes.learning_study.tables import HELD_OUT, StudyRun, read_runs
+from recipes.learning_study.study_run import HELD_OUT, StudyRun, read_runs
 
 matplotlib.use("Agg")
 

@@ -1,10 +1,11 @@
 # Copyright 2025 Individual Contributor: the verl_videomtr authors
 # SPDX-License-Identifier: Apache-2.0
-"""The books of the sweep: a JSONL of metrics and a JSON of settings for every run, kept in the repository as it goes.
+"""The books of the sweep: a run's metrics, settings and held-out results, kept in the repository as it goes.
 
-    results/<variant>_seed<S>.jsonl      {"step": n, "data": {...}}, one line per step, appended as the trainer logs it
-    results/<variant>_seed<S>.jsonl.gz   the same, once the run has ended
-    results/<variant>_seed<S>.json       settings, how often and how long it ran, and examples once it has ended
+    results/<variant>_seed<S>.jsonl               {"step": n, "data": {...}}, a line per step, as the trainer logs it
+    results/<variant>_seed<S>.jsonl.gz            the same, once the run has ended
+    results/<variant>_seed<S>.json                settings, how often and how long it ran; examples once it has ended
+    results/<variant>_seed<S>.held_out.jsonl.gz   a line per held-out episode of the last step
 
 A run is complete when its last step was evaluated on the held-out rows. A stopped one goes on from its checkpoint where
 that is still there, and from its beginning where it is not.
@@ -119,7 +120,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 class RunRecord:
-    """The two files of one run: its lines, compressed once it has ended, and its facts.
+    """The files of one run: its lines, compressed once it has ended, its facts and its held-out results.
 
     Args:
         name: of the run; the files' names begin with it.
@@ -130,6 +131,7 @@ class RunRecord:
         self.lines_path = folder / f"{name}.jsonl"
         self.packed_path = folder / f"{name}.jsonl.gz"
         self.facts_path = folder / f"{name}.json"
+        self.held_out_path = folder / f"{name}.held_out.jsonl.gz"
         self.name = name
 
     def lines(self) -> list[dict[str, Any]]:
@@ -138,6 +140,12 @@ class RunRecord:
     def facts(self) -> dict[str, Any]:
         """Settings, attempts and examples; {} for a run that never began."""
         return json.loads(self.facts_path.read_text(encoding="utf-8")) if self.facts_path.exists() else {}
+
+    def held_out(self) -> list[dict[str, Any]]:
+        """Results of the last step's held-out episodes; none of a run that has not ended."""
+        if not self.held_out_path.exists():
+            return []
+        return [json.loads(line) for line in gzip.decompress(self.held_out_path.read_bytes()).splitlines()]
 
     def check_settings(self, settings: Mapping[str, Any]) -> None:
         """Raise RecordError where the run was begun with other settings."""
@@ -148,7 +156,7 @@ class RunRecord:
         changed = sorted(key for key in begun.keys() | wanted.keys() if begun.get(key) != wanted.get(key))
         raise RecordError(
             f"{self.name} was begun with other settings, {changed} differ; expected the same; {self.facts_path}; "
-            "remove its two files to make the run anew"
+            "remove its files to make the run anew"
         )
 
     def begin(self, start: Start, settings: Mapping[str, Any], attempt: Mapping[str, Any]) -> None:
@@ -156,6 +164,7 @@ class RunRecord:
         self.lines_path.parent.mkdir(parents=True, exist_ok=True)
         _replace(self.lines_path, "".join(_dump(line) for line in start.kept).encode())
         self.packed_path.unlink(missing_ok=True)
+        self.held_out_path.unlink(missing_ok=True)
         attempts = self.facts().get("attempts", [])
         self._write({"settings": settings, "attempts": [*attempts, dict(attempt)]})
 
@@ -176,9 +185,13 @@ class RunRecord:
         """Set facts beside settings and attempts."""
         self._write({**self.facts(), **facts})
 
+    def keep_held_out(self, results: Sequence[Mapping[str, Any]]) -> None:
+        """Keep the results of the last step's held-out episodes."""
+        _replace(self.held_out_path, _compressed("".join(_dump(result) for result in results).encode()))
+
     def pack(self) -> None:
-        """Compress the lines of a run that has ended; the same lines make the same bytes."""
-        _replace(self.packed_path, gzip.compress(self.lines_path.read_bytes(), mtime=0))
+        """Compress the lines of a run that has ended."""
+        _replace(self.packed_path, _compressed(self.lines_path.read_bytes()))
         self.lines_path.unlink()
 
     def _write(self, facts: Mapping[str, Any]) -> None:
@@ -187,6 +200,11 @@ class RunRecord:
 
 def _dump(line: Mapping[str, Any]) -> str:
     return json.dumps(line, separators=(",", ":")) + "\n"
+
+
+def _compressed(content: bytes) -> bytes:
+    """Compress so that the same content makes the same bytes."""
+    return gzip.compress(content, mtime=0)
 
 
 def _replace(path: Path, content: bytes) -> None:

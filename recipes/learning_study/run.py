@@ -141,7 +141,8 @@ def finish(record: RunRecord, folder: Path, steps: int, *, group_by: Sequence[st
     examples = {}
     for place, step in (("first_step", 1), ("last_step", steps)):
         examples[place] = [example_of(line) for line in played(trajectories, step)[:NUM_EXAMPLES]]
-    record.add(examples=examples, held_out=results_of(played(trajectories / VAL_FOLDER, steps), group_by))
+    record.add(examples=examples)
+    record.keep_held_out(results_of(played(trajectories / VAL_FOLDER, steps), group_by))
     if group_by:
         by_step = [results_of(played(trajectories, step), group_by) for step in range(1, steps + 1)]
         record.add(by_group=means_by_group(by_step))

@@ -9,6 +9,13 @@ import sys
 import pytest
 
 from recipes.learning_study import study
+from recipes.learning_study.comparisons import (
+    decided,
+    gain_over_seeds,
+    table_of_claims,
+    table_of_difficulty,
+    table_of_gate,
+)
 from recipes.learning_study.figures import COLOURS, FIGURES, draw_figure, running_mean
 from recipes.learning_study.record import (
     HELD_OUT_ACCURACY,
@@ -20,19 +27,10 @@ from recipes.learning_study.record import (
 )
 from recipes.learning_study.run import example_of, follow, last_checkpoint, main, means_by_group, results_of
 from recipes.learning_study.run_all import runs_left, sweep
-from recipes.learning_study.tables import (
-    StudyRun,
-    find_run,
-    phase_seconds,
-    read_runs,
-    table_of_difficulty,
-    table_of_gate,
-    table_of_phases,
-    table_of_runs,
-    trajectories,
-    wilson,
-)
+from recipes.learning_study.study_run import StudyRun, find_run, read_runs, wilson
 from recipes.learning_study.tables import main as tables_main
+from recipes.learning_study.tables import phase_seconds, table_of_phases, table_of_runs, trajectories
+from verl_videomtr.evaluation.statistics import Estimate
 from verl_videomtr.settings import load_settings
 from verl_videomtr.verl_plugin.compose import compose
 from verl_videomtr.verl_plugin.pools_command import read_job
@@ -115,10 +113,13 @@ def test_lines_of_an_ended_run_are_packed_and_read_the_same_and_a_new_attempt_un
     record.pack()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["full_seed0.json", "full_seed0.jsonl.gz"]
     assert record.lines() == lines_to(4, evaluated=(0, 4))
+    record.keep_held_out([{"sample": "a", "correct": 1}, {"sample": "b", "correct": 0}])
+    assert record.held_out() == [{"sample": "a", "correct": 1}, {"sample": "b", "correct": 0}]
     record.begin(plan_start(record.lines(), steps=6, checkpoint_step=2), {}, ATTEMPT)
     record.append(3, {"videomtr/episode/turns": 2.0})
     assert [line["step"] for line in record.lines()] == [0, 1, 2, 3]
     assert not record.packed_path.exists()
+    assert record.held_out() == []
 
 
 def test_run_begun_with_other_settings_is_refused(tmp_path):
@@ -126,7 +127,7 @@ def test_run_begun_with_other_settings_is_refused(tmp_path):
     record.check_settings({"seed": 0})
     record.begin(plan_start([], steps=4, checkpoint_step=0), {"seed": 0, "overrides": ("a",)}, ATTEMPT)
     record.check_settings({"seed": 0, "overrides": ["a"]})
-    with pytest.raises(RecordError, match=r"\['overrides'\] differ; expected the same; .*remove its two files"):
+    with pytest.raises(RecordError, match=r"\['overrides'\] differ; expected the same; .*remove its files"):
         record.check_settings({"seed": 0, "overrides": ["b"]})
 
 
@@ -410,7 +411,8 @@ def test_table_of_the_gate_sets_pairs_of_runs_beside_the_prediction(tmp_path):
             for i in range(5)
         ]
         series = {"turns": [9.0] * 20 + [turns] * 40, "reward": [reward] * 60}
-        record.add(held_out=held_out, by_group={"unreadable": series, "wrong answers": series})
+        record.keep_held_out(held_out)
+        record.add(by_group={"unreadable": series, "wrong answers": series})
     _, _, gated, ungated, change, predicted = table_of_gate(read_runs(tmp_path))
     assert gated == "| 1 | gated | 1.00 | 3.00 | 1.00 | 0.75 |"
     assert ungated == "| 1 | ungated | 1.40 | 3.50 | 1.40 | 0.50 |"
@@ -418,14 +420,14 @@ def test_table_of_the_gate_sets_pairs_of_runs_beside_the_prediction(tmp_path):
     assert "at least .25" in predicted
 
 
-def write_mixture(folder, variant, seed, rights, samples="abcdefghijkl"):
+def write_held_out(folder, variant, seed, rights, samples="abcdefghijkl"):
     """A run whose held-out questions about twelve videos of six kinds are right as said."""
     record = RunRecord(study.run_name(variant, seed), folder)
     record.begin(plan_start([], steps=STEPS, checkpoint_step=0), {}, ATTEMPT)
     record.append(0, {HELD_OUT_ACCURACY: 0.5})
     kinds = [f"{length} {detail}" for length in ("short", "medium", "long") for detail in ("single", "multi")]
-    record.add(
-        held_out=[
+    record.keep_held_out(
+        [
             {"sample": samples[i], "video": f"v{i}", "group": kinds[i % 6], "correct": int(right)}
             for i, right in enumerate(rights)
         ]
@@ -434,11 +436,11 @@ def write_mixture(folder, variant, seed, rights, samples="abcdefghijkl"):
 
 def test_table_of_difficulty_is_the_gain_on_the_same_questions(tmp_path):
     # Of four answers of each kind, by turns and over two seeds, the full method has 0, 1, 1, 2, 2 and 4 more right.
-    write_mixture(tmp_path, "single_turn_mixture", 0, [1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0])
-    write_mixture(tmp_path, "full_mixture", 0, [1, 0, 1, 1, 1, 1, 0, 0, 0, 0, 0, 1])
-    write_mixture(tmp_path, "single_turn_mixture", 1, [0] * 12)
-    write_mixture(tmp_path, "full_mixture", 1, [0, 1, 0, 0, 1, 1, 0, 0, 0, 1, 0, 1])
-    write_mixture(tmp_path, "full_mixture", 2, [1] * 12)
+    write_held_out(tmp_path, "single_turn_mixture", 0, [1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0])
+    write_held_out(tmp_path, "full_mixture", 0, [1, 0, 1, 1, 1, 1, 0, 0, 0, 0, 0, 1])
+    write_held_out(tmp_path, "single_turn_mixture", 1, [0] * 12)
+    write_held_out(tmp_path, "full_mixture", 1, [0, 1, 0, 0, 1, 1, 0, 0, 0, 1, 0, 1])
+    write_held_out(tmp_path, "full_mixture", 2, [1] * 12)
     lines = list(table_of_difficulty(read_runs(tmp_path)))
     assert lines[0] == "2 seeds, 12 held-out videos"
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines[4:]]
@@ -463,12 +465,12 @@ def test_table_of_difficulty_is_the_gain_on_the_same_questions(tmp_path):
 
 
 def test_table_of_difficulty_needs_pairs_that_were_held_to_the_same_questions(tmp_path, capsys):
-    write_mixture(tmp_path, "full_mixture", 0, [1] * 12)
+    write_held_out(tmp_path, "full_mixture", 0, [1] * 12)
     with pytest.raises(SystemExit, match="2"):
         tables_main(["difficulty", "--results", str(tmp_path)])
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("no seed has both runs to their end, single_turn_mixture and full_mixture; expected")
-    write_mixture(tmp_path, "single_turn_mixture", 0, [1] * 12, samples="abcdefghijkm")
+    write_held_out(tmp_path, "single_turn_mixture", 0, [1] * 12, samples="abcdefghijkm")
     with pytest.raises(ValueError, match="seed=0 were held to different questions"):
         list(table_of_difficulty(read_runs(tmp_path)))
 
@@ -479,10 +481,62 @@ def test_interval_of_a_run_whose_episodes_were_kept_is_over_videos(tmp_path):
     record.append(0, {HELD_OUT_ACCURACY: 0.5})
     (run,) = read_runs(tmp_path)
     assert run.held_out_interval(0.5) == wilson(0.5, 256)
-    record.add(held_out=[{"video": f"v{i // 4}", "correct": int(i < 8)} for i in range(16)])
+    record.keep_held_out([{"video": f"v{i // 4}", "correct": int(i < 8)} for i in range(16)])
     (run,) = read_runs(tmp_path)
     # Two of four videos right, all questions of one alike: as good as four answers, not sixteen.
     assert run.held_out_interval(0.5) == pytest.approx((0.0, 1.0), abs=0.01)
+
+
+def test_a_claim_is_decided_where_videos_and_seeds_agree(tmp_path):
+    rights = {
+        # On the same eight videos more with every seed: decided.
+        "full": ([1] * 10 + [0, 0], [1] * 10 + [0, 0], [1] * 11 + [0]),
+        "single_turn": ([1, 1] + [0] * 10, [1, 1] + [0] * 10, [1, 1] + [0] * 10),
+        # As much in the mean as with one seed alone: the seeds do not decide it.
+        "no_gate": ([1] * 10 + [0, 0], [1] * 10 + [0, 0], [0] * 12),
+    }
+    for variant, seeds in rights.items():
+        for seed, own in enumerate(seeds):
+            write_held_out(tmp_path, variant, seed, own)
+    write_held_out(tmp_path, "no_turn_reward", 0, [0] * 12)  # one seed: no line
+    head, _, look, gate = table_of_claims(read_runs(tmp_path))
+    assert head == "| A less B | seeds | mean | over videos | over seeds | decided |"
+    cells = [cell.strip() for cell in look.split("|")[1:-1]]
+    # Gains 8/12, 8/12, 9/12; their standard error is (1/12) / 3 = .0278, times 4.303 is .12.
+    assert cells[:3] == ["full, single_turn", "+0.67, +0.67, +0.75", "+0.69"]
+    assert cells[4:] == ["0.57 to 0.81", "yes"]
+    low, high = (float(bound) for bound in cells[3].split(" to "))
+    assert 0 < low < 25 / 36 < high < 1
+    cells = [cell.strip() for cell in gate.split("|")[1:-1]]
+    assert cells[:3] == ["full, no_gate", "+0.00, +0.00, +0.92", "+0.31"]
+    assert float(cells[3].split(" to ")[0]) > 0
+    assert cells[4:] == ["-1.01 to 1.62", "no"]
+
+
+def test_claims_need_two_variants_with_two_seeds(tmp_path, capsys):
+    write_held_out(tmp_path, "full", 0, [1] * 12)
+    write_held_out(tmp_path, "single_turn", 0, [1] * 12)
+    with pytest.raises(SystemExit, match="2"):
+        tables_main(["claims", "--results", str(tmp_path)])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("no two variants were run to their end with two seeds; expected at least one pair of full")
+    with pytest.raises(ValueError, match="1 seeds; expected 2 to 5"):
+        gain_over_seeds([0.1])
+
+
+@pytest.mark.parametrize(
+    ("bounds", "expected"),
+    [
+        ([(0.1, 0.2), (0.01, 0.5)], True),
+        ([(-0.2, -0.1), (-0.5, -0.01)], True),
+        ([(0.1, 0.2), (-0.01, 0.5)], False),
+        ([(0.1, 0.2), (-0.2, -0.1)], False),
+        ([(0.1, 0.2), (None, None)], False),
+        ([(0.0, 0.2), (0.1, 0.2)], False),
+    ],
+)
+def test_intervals_decide_together(bounds, expected):
+    assert decided(*(Estimate(value=0.0, num=3, low=low, high=high) for low, high in bounds)) is expected
 
 
 @pytest.mark.slow
