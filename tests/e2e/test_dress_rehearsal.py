@@ -46,9 +46,6 @@ OVERRIDES = (
     f"trainer.total_training_steps={STEPS}", "actor_rollout_ref.rollout.max_num_seqs=8",
     # 512 take a CPU minutes a turn to decode.
     f"videomtr.max_response_tokens={MAX_RESPONSE_TOKENS}",
-    # A row of 6,000 tokens has 3.5 GiB of logits: made in pieces, they need a share of that.
-    "actor_rollout_ref.model.use_fused_kernels=true",
-    "actor_rollout_ref.model.fused_kernel_options.impl_backend=torch",
     # The embedding alone takes 74 MiB.
     "actor_rollout_ref.rollout.checkpoint_engine.update_weights_bucket_megabytes=128",
     "actor_rollout_ref.rollout.gpu_memory_utilization=0.03",

@@ -269,7 +269,12 @@ def test_logits_that_no_gpu_holds(measured):
     assert not bad(machine._memory(case, states + logits + 1))
     (found,) = bad(machine._memory(case, states + logits - 1))
     assert (found.check, f"{states:.0f} + {logits:.0f} GiB of each" in found.what) == ("machine.memory", True)
-    assert not bad(machine._memory(measured(*fault, *found.overrides), states + logits - 1))
+    fused = measured(*fault, *found.overrides)
+    assert not bad(machine._memory(fused, states + logits - 1))
+    parts = make_plan(fused.planned).actor_update
+    (found,) = bad(machine._memory(fused, (sum(parts[name] for name in machine.STATES) + parts["logits"] / 2) / 2**30))
+    assert found.overrides == ()
+    assert "ppo_max_token_len_per_gpu" in found.advice
 
 
 # The report.

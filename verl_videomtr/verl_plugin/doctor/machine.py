@@ -203,13 +203,15 @@ def _memory(case: Case, gib: float) -> Iterator[Finding]:
         return
     logits = plan.actor_update.get("logits", 0.0) / GIB
     if states + logits > gib:
+        fused = "actor_rollout_ref.model.use_fused_kernels"
+        fewer = "fewer tokens: actor_rollout_ref.actor.ppo_max_token_len_per_gpu, at least the longest row's"
         yield warning(
             "machine.memory",
             f"the actor's states and the logits of a micro-batch take about {states:.0f} + {logits:.0f} GiB of each "
             f"GPU's {gib:.0f}",
             why="the first update runs out of memory (without activations; `videomtr plan` counts them)",
-            overrides=["actor_rollout_ref.model.use_fused_kernels=true"],
-            advice="or fewer tokens: actor_rollout_ref.actor.ppo_max_token_len_per_gpu, at least the longest row's",
+            overrides=[] if case.get(fused) else [f"{fused}=true"],
+            advice=f"{fewer}; or more GPUs" if case.get(fused) else f"or {fewer}",
         )
 
 
