@@ -1,8 +1,9 @@
 # Copyright 2025 Individual Contributor: the verl_videomtr authors
 # SPDX-License-Identifier: Apache-2.0
-"""Figures of the study, made from the JSONL in the repository.
+"""Figures of the study, made from the books in the repository.
 
-python -m recipes.learning_study.figures --out docs/figures
+    python -m recipes.learning_study.figures --out docs/figures
+    python -m recipes.learning_study.figures --out DIR --results recipes/learning_study/results/first_base --only credit
 """
 
 from __future__ import annotations
@@ -160,16 +161,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "--results", type=Path, default=RESULTS, help="folder of the runs' JSONL (default: the repository's)"
+        "--results", type=Path, default=RESULTS, help="folder of the runs' books (default: the repository's)"
     )
     parser.add_argument(
         "--out", type=Path, default=Path("docs/figures"), help="folder for the PNG files (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--only", nargs="+", choices=FIGURES, default=list(FIGURES), metavar="NAME", help="these figures (default: all)"
     )
     arguments = parser.parse_args(argv)
     runs = read_runs(arguments.results)
     begun = {run.variant for run in runs}
     arguments.out.mkdir(parents=True, exist_ok=True)
-    for name, (variants, panels) in FIGURES.items():
+    for name in arguments.only:
+        variants, panels = FIGURES[name]
         if not begun & set(variants[1:] or variants):
             print(f"{name}: no run of it has begun")
             continue
