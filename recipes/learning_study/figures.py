@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Figures of the study, made from the books in the repository.
 
-    python -m recipes.learning_study.figures --out docs/figures
-    python -m recipes.learning_study.figures --out DIR --results recipes/learning_study/results/first_base --only credit
+python -m recipes.learning_study.figures --out docs/figures
+python -m recipes.learning_study.figures --out DIR --results recipes/learning_study/results/first_base --only credit
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ COLOURS = {
     "plain_gae": "#cc79a7",
     "literal_credit": "#56b4e9",
     "grpo": "#a6761d",
+    "full_firm": "#d55e00",
     "full_scarce": "#0072b2",
     "no_bootstrapping_scarce": "#d55e00",
     "full_mixture": "#0072b2",
@@ -90,6 +91,7 @@ FIGURES: dict[str, tuple[tuple[str, ...], tuple[Panel, ...]]] = {
     "unaimed": (("full_unaimed", "no_bootstrapping_unaimed", "no_bootstrapping_rare"), (TURNS, RATE, HITS, ACCURACY)),
     "no_turn_reward": (("full", "no_turn_reward"), (ACCURACY, TRAINING_ACCURACY, HELD_OUT_IOU)),
     "credit": (("full", "plain_gae", "literal_credit", "grpo"), (ACCURACY, TRAINING_ACCURACY, TURNS)),
+    "firm": (("full", "full_firm"), (ACCURACY, HITS, TURNS)),
     "scarce": (("full_scarce", "no_bootstrapping_scarce"), (TURNS, RATE, ACCURACY)),
     "mixture": (
         ("full_mixture", "single_turn_mixture"),

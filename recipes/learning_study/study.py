@@ -165,6 +165,10 @@ VARIANTS: dict[str, Variant] = {
     "no_bootstrapping_scarce": Variant(
         overrides=(NO_BONUS,), says="no exploration bonus, from that base", base_options=SCARCE
     ),
+    "full_firm": Variant(
+        overrides=("actor_rollout_ref.actor.kl_loss_coef=0.2",),
+        says="the full method, four times as firmly held to the base",
+    ),
     "full_mixture": Variant(
         overrides=(), setting=MIXTURE, says="the full method on one and two details, in videos of three lengths"
     ),
@@ -179,6 +183,7 @@ ORDER: tuple[tuple[str, int], ...] = (
     *((variant, seed) for seed in SEEDS for variant in MAIN),
     *((variant, seed) for seed in SEEDS for variant in ("gated", "ungated")),
     *((variant, seed) for seed in SEEDS for variant in ("full_mixture", "single_turn_mixture")),
+    *(("full_firm", seed) for seed in SEEDS),
     *(("no_bootstrapping", seed) for seed in SEEDS),
     *((variant, 0) for variant in ("full_engine_log_probs", "plain_gae", "literal_credit", "grpo")),
     *((variant, 0) for variant in ("full_seldom", "no_bootstrapping_seldom")),
