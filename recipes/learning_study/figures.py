@@ -121,7 +121,10 @@ def draw_figure(runs: Sequence[StudyRun], variants: Sequence[str], panels: Seque
         else:
             axes.set_visible(False)
     handles, labels = axes_grid.flat[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=min(6, max(1, len(labels))), frameon=False)
+    # A column takes as many inches as its longest name and its line.
+    widest = 0.09 * max(map(len, labels), default=0) + 0.6
+    across = max(1, min(len(labels), int(figure.get_figwidth() / widest)))
+    figure.legend(handles, labels, loc="outside upper center", ncols=across, frameon=False)
     return figure
 
 
