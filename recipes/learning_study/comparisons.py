@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from recipes.learning_study.record import WRONG
-from recipes.learning_study.study_run import StudyRun
+from recipes.learning_study.study_run import StudyRun, show
 from verl_videomtr.evaluation.statistics import Estimate, mean_by_video, mean_of_groups
 
 CLAIMS = (
@@ -117,13 +117,13 @@ def table_of_gate(runs: Sequence[StudyRun]) -> Iterator[str]:
     for seed, pairs in pair_up(runs, "gated", "ungated").items():
         gated, ungated = (_gate_figures(known[variant, seed]) for variant in ("gated", "ungated"))
         for variant, figures in (("gated", gated), ("ungated", ungated)):
-            yield f"| {seed} | {variant} | {' | '.join(_show(value) for value in figures)} |"
+            yield f"| {seed} | {variant} | {' | '.join(show(value) for value in figures)} |"
         differences = [
             more - less if less is not None and more is not None else None
             for less, more in zip(gated[:3], ungated[:3], strict=True)
         ]
         change = gain_over_videos([pair for pair in pairs if pair[0]["group"] == "readable"])
-        cells = f"{' | '.join(_show(value) for value in differences)} | {change.value:+.2f} ({_interval(change)})"
+        cells = f"{' | '.join(show(value) for value in differences)} | {change.value:+.2f} ({_interval(change)})"
         yield f"| {seed} | without - with | {cells} |"
     yield "| | predicted | at least .25 | at least .3 | at least .4 | not above 0 |"
 
@@ -184,8 +184,4 @@ def _points(estimate: Estimate) -> str:
 
 
 def _interval(estimate: Estimate) -> str:
-    return f"{_show(estimate.low)} to {_show(estimate.high)}"
-
-
-def _show(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
+    return f"{show(estimate.low)} to {show(estimate.high)}"

@@ -105,3 +105,8 @@ def wilson(share: float, number: int, z: float = 1.96) -> tuple[float, float]:
     half = z * math.sqrt(share * (1 - share) / number + z * z / (4 * number * number))
     scale = 1 + z * z / number
     return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
+
+
+def show(value: float | None) -> str:
+    """Write a figure for a table; a dash where nothing was measured."""
+    return "-" if value is None else f"{value:.2f}"

@@ -18,7 +18,7 @@ from recipes.demo.summary import PHASES
 from recipes.learning_study import study
 from recipes.learning_study.comparisons import table_of_claims, table_of_difficulty, table_of_gate
 from recipes.learning_study.record import HELD_OUT_ACCURACY, RESULTS
-from recipes.learning_study.study_run import HELD_OUT, StudyRun, find_run, read_runs
+from recipes.learning_study.study_run import HELD_OUT, StudyRun, find_run, read_runs, show
 
 OTHER = "waiting and the rest"
 """What no phase of verl's accounts for: fetching the batch, waiting for the replay buffer, checkpoints."""
@@ -42,7 +42,7 @@ def table_of_runs(runs: Sequence[StudyRun]) -> Iterator[str]:
         for name in ("turns", "best_iou"):
             values = run.series(HELD_OUT.format(name))[1]
             cells.append(f"{values[-1]:.2f}" if values else "-")
-        cells.append(_show(run.end("videomtr/reward/episode")))
+        cells.append(show(run.end("videomtr/reward/episode")))
         yield f"| {' | '.join(cells)} |"
     yield ""
     yield (
@@ -93,10 +93,6 @@ def trajectories(run: StudyRun) -> Iterator[str]:
 
 def _steps(run: StudyRun) -> str:
     return str(run.last_step) if run.complete else f"{run.last_step} of {run.steps}"
-
-
-def _show(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
 
 
 OF_ALL_RUNS: dict[str, Callable[[Sequence[StudyRun]], Iterator[str]]] = {
